@@ -1,0 +1,176 @@
+"""What lies in the blob store, read and written as values: task records, models, versions with their ledger entries.
+
+Written by the task service and the aggregators, read by all three services.
+Knows no Redis and no gRPC; trusts no file (StoredDataDamaged).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from blobstore import names
+from blobstore.store import BlobMissing, BlobStore, Buffer
+from learning.ids import TaskId
+from learning.refusals import StoredDataDamaged, TaskNotFound, VersionNotFound
+from learning.task import Task
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpec:
+    """One tensor: its TF.js name and its dimensions."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return int(np.prod(self.shape, dtype=np.int64)) if self.shape else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model apart from its weights; fields as in disco.task.v1.Model."""
+
+    kind: str
+    """"tfjs" or "gpt"."""
+    topology_json: str
+    weight_specs: tuple[WeightSpec, ...]
+    training_config_json: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of weights of all tensors."""
+        return sum(spec.size for spec in self.weight_specs)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A task as it is kept."""
+
+    task: Task
+    create_time: float
+    """Seconds since the epoch."""
+    model_digest: str
+    initial_digest: str
+    """Of the weights of version 0."""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLine:
+    """One contribution that is counted in a version."""
+
+    participant_id: str
+    digest: str
+    base_round: int
+    weight: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What a version was made of. Digests are SHA-256 in lower-case hex."""
+
+    version: int
+    digest: str
+    """Of the version's weights."""
+    base_digest: str
+    """Of the weights of the version before; empty for version 0."""
+    create_time: float
+    total_weight: int = 0
+    weight_cap: int = 0
+    contributions: tuple[LedgerLine, ...] = ()
+    """In the order of their positions."""
+
+
+def encode(record: object) -> bytes:
+    """A record as JSON, the same bytes for the same record."""
+    return msgspec.json.encode(record, order="deterministic")
+
+
+async def _read(store: BlobStore, name: str, kind: type[Record]) -> Record:
+    data = await store.read(name)  # the caller knows what a missing one means
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, ValueError) as broken:
+        raise StoredDataDamaged(name=name) from broken
+
+
+async def read_task(store: BlobStore, task_id: TaskId) -> TaskRecord:
+    """Raises TaskNotFound, StoredDataDamaged."""
+    try:
+        return await _read(store, names.task_record(task_id), TaskRecord)
+    except BlobMissing:
+        raise TaskNotFound(task_id=task_id) from None
+
+
+async def list_tasks(store: BlobStore) -> list[TaskId]:
+    """Every task, in the order of the ids."""
+    names_found = (name.split("/") for name in await store.list("tasks"))
+    return sorted(TaskId(parts[1]) for parts in names_found if parts[2:] == ["task.json"])
+
+
+async def read_model(store: BlobStore, record: TaskRecord) -> Model:
+    """Raises StoredDataDamaged."""
+    return await _read(store, names.model(record.task.task_id, record.model_digest), Model)
+
+
+async def newest_version(store: BlobStore, task_id: TaskId) -> int:
+    """The number of the newest version that is whole; 0 where nothing was trained yet."""
+    entries = [name for name in await store.list(names.versions(task_id)) if name.endswith(".json")]
+    return int(entries[-1].rsplit("/", 1)[1].removesuffix(".json")) if entries else 0
+
+
+async def read_ledger_entry(store: BlobStore, task_id: TaskId, number: int) -> LedgerEntry:
+    """Raises TaskNotFound, VersionNotFound, StoredDataDamaged."""
+    if number == 0:
+        record = await read_task(store, task_id)
+        return LedgerEntry(version=0, digest=record.initial_digest, base_digest="", create_time=record.create_time)
+    try:
+        return await _read(store, names.ledger_entry(task_id, number), LedgerEntry)
+    except BlobMissing:
+        raise VersionNotFound(version=number) from None
+
+
+async def read_weights(store: BlobStore, task_id: TaskId, digest: str) -> bytes:
+    """The weights of this digest, checked. Raises StoredDataDamaged."""
+    name = names.weights(task_id, digest)
+    try:
+        weights = await store.read(name)
+    except BlobMissing:
+        raise StoredDataDamaged(name=name) from None
+    if hashlib.sha256(weights).hexdigest() != digest:
+        raise StoredDataDamaged(name=name)
+    return weights
+
+
+async def write_version(store: BlobStore, task_id: TaskId, weights: Buffer, entry: LedgerEntry) -> None:
+    """Writes the weights, then the entry that makes them a version. Writing the same version twice is harmless."""
+    await store.write(names.weights(task_id, entry.digest), [weights])
+    await store.write(names.ledger_entry(task_id, entry.version), [encode(entry)])
+
+
+async def write_task(
+    store: BlobStore, task: Task, model: Model, weights: Buffer, *, request_id: str, now: float
+) -> TaskRecord:
+    """Writes the weights and the model, then the record that makes them a task. Raises BlobExists."""
+    model_json = encode(model)
+    record = TaskRecord(
+        task=task,
+        create_time=now,
+        model_digest=hashlib.sha256(model_json).hexdigest(),
+        initial_digest=hashlib.sha256(weights).hexdigest(),
+        request_id=request_id,
+    )
+    await store.write(names.weights(task.task_id, record.initial_digest), [weights])
+    await store.write(names.model(task.task_id, record.model_digest), [model_json])
+    await store.write(names.task_record(task.task_id), [encode(record)], replace=False)
+    return record

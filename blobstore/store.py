@@ -1,0 +1,61 @@
+"""What a store of blobs promises. One contract suite for all of them (tests/blobstore/store_contract.py).
+
+Names are relative POSIX paths of 1 to 8 parts, each an id as `learning.ids`
+defines it; `blobstore.names` builds all of them. Whatever else is asked for is
+a bug of the caller (AssertionError).
+
+Every method raises StoreUnavailable where the store cannot be reached or is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class BlobMissing(Exception):
+    """There is no blob of this name."""
+
+
+class BlobExists(Exception):
+    """There is a blob of this name already."""
+
+
+class BlobStore(Protocol):
+    """Keeps bytes under names, shared by processes."""
+
+    async def write(self, name: str, parts: Sequence[Buffer], *, replace: bool = True) -> None:
+        """Writes a blob whole: a reader sees the old one or the new one, never a mixture, never a part.
+
+        Behaviour: after return it survives the death of this process, and the
+        loss of power as the durability setting says. Raises BlobExists where there is one and
+        `replace` is false; of two that write at once, exactly one succeeds then.
+        """
+
+    async def write_slot(self, name: str, parts: Sequence[Buffer]) -> None:
+        """Writes a blob in place, fast: a reader at the same moment, or after a death in between, may see anything.
+
+        Behaviour: for bytes whose digest is kept elsewhere and that nobody
+        reads until then (two slots, written in turn).
+        """
+
+    async def read(self, name: str) -> bytes:
+        """Raises BlobMissing."""
+
+    def read_chunks(self, name: str, *, chunk_size: int) -> AsyncIterator[bytes]:
+        """The blob from its start in chunks of `chunk_size` bytes, the last one shorter.
+
+        Behaviour: one blob from start to end, even where it is replaced or deleted meanwhile.
+        Raises BlobMissing at the first step.
+        """
+
+    async def size(self, name: str) -> int:
+        """In bytes. Raises BlobMissing."""
+
+    async def list(self, prefix: str) -> list[str]:
+        """The names below a folder (`prefix` without a slash at its end; "" for all), sorted."""
+
+    async def delete(self, name: str) -> None:
+        """Behaviour: no error for a blob that is not there."""

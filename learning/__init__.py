@@ -1,0 +1,1 @@
+"""The kernel: what tasks, rounds and refusals are. Standard library only, no I/O, no clock."""

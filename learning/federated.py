@@ -1,0 +1,371 @@
+"""Federated rounds: the rule book.
+
+Rule 1: everything that decides when a round moves lives in this file.
+Rule 2: this file does not know about Redis, gRPC, clocks or weights.
+
+    state        event               what happens
+    ───────────  ──────────────────  ─────────────────────────────────────────────────────
+    any          Joined              present until the lease ends; renewing is joining again
+    any          Left                no longer present; an acknowledged contribution stays
+    any          LeasesChecked       everyone whose lease has ended has left
+    any          PolicyChanged       the new policy holds at once, its cap on weights from the next round on
+    COLLECTING   GroupContributed    all of the group is admitted, or none (GroupConflict)
+    COLLECTING   ClosingStarted      → AGGREGATING, if the round is due; NotDue otherwise
+    AGGREGATING  GroupContributed    RoundMoved: wait for the next round
+    AGGREGATING  ClosingStarted      takes over when the closer's lease has ended; NotDue otherwise
+    AGGREGATING  VersionPublished    → COLLECTING, the next number, nobody has contributed
+    COLLECTING   VersionPublished    RoundMoved: another closer was first
+
+A round that is over is not a state but a number that has passed. `revision`
+grows by one with every event that changed anything.
+
+Times are seconds since the epoch, passed in. Leases and deadlines end *at*
+their instant: at `now == until` they are over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from learning.ids import ParticipantId, ReplicaId, TaskId
+from learning.policy import Policy
+from learning.refusals import (
+    DiscoError,
+    DuplicateContribution,
+    RoundAhead,
+    RoundStale,
+    WeightCapReached,
+)
+
+
+class State(Enum):
+    """Where a round stands."""
+
+    COLLECTING = "collecting"
+    AGGREGATING = "aggregating"
+
+
+class Waiting(Enum):
+    """What a round waits for."""
+
+    FIRST_CONTRIBUTION = "first_contribution"
+    MIN_PARTICIPANTS = "min_participants"
+    QUORUM = "quorum"
+    AGGREGATION = "aggregation"
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What the round must know of one contribution. `digest` is the SHA-256 of its weights, in lower-case hex."""
+
+    participant_id: ParticipantId
+    digest: str
+    base_round: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A contribution that is counted: in round `round`, at `position` from 0."""
+
+    participant_id: ParticipantId
+    digest: str
+    base_round: int
+    weight: int
+    round: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStatus:
+    """What decides: the numbers of a round, without the names in it."""
+
+    task_id: TaskId
+    epoch: str
+    """Given anew when a round is opened in an empty store; sums of another epoch are void."""
+    number: int
+    state: State
+    policy: Policy
+    revision: int
+    participants: int
+    contributions: int
+    absent_contributors: int
+    total_weight: int
+    weight_cap: int
+    """Cap on the total weight, fixed when the round opens: the precision of its sums hangs on it."""
+    first_contribution_at: float | None
+    closer: ReplicaId | None
+    closer_until: float | None
+    last_contributions: int
+    contributions_ever: int
+
+
+def contributions_needed(status: RoundStatus) -> int:
+    """Contributions that close the round before its deadline, as things stand.
+
+    A contributor who has left still counts on both sides, so that the others
+    are waited for all the same.
+    """
+    policy = status.policy
+    if policy.quorum_count is not None:
+        wanted = policy.quorum_count
+    else:
+        assert policy.quorum_share is not None
+        wanted = math.ceil(policy.quorum_share * (status.participants + status.absent_contributors))
+    return max(policy.min_participants, wanted)
+
+
+def round_deadline(status: RoundStatus) -> float | None:
+    """When the round closes with what is there; None before the first contribution."""
+    if status.first_contribution_at is None:
+        return None
+    return status.first_contribution_at + status.policy.deadline_s
+
+
+def is_due(status: RoundStatus, now: float) -> bool:
+    """Whether somebody should start closing the round now, or take over from a closer that is gone."""
+    if status.state is State.AGGREGATING:
+        assert status.closer_until is not None
+        return now >= status.closer_until
+    if status.contributions >= contributions_needed(status):
+        return True
+    deadline = round_deadline(status)
+    return deadline is not None and now >= deadline and status.contributions >= status.policy.min_participants
+
+
+def look_again_at(status: RoundStatus) -> float | None:
+    """When `is_due` may change although nothing happens; None: never."""
+    if status.state is State.AGGREGATING:
+        return status.closer_until
+    return round_deadline(status) if status.contributions >= status.policy.min_participants else None
+
+
+def waiting_for(status: RoundStatus) -> tuple[Waiting, str]:
+    """What the round waits for: for programs, and as a sentence for people."""
+    if status.state is State.AGGREGATING:
+        return Waiting.AGGREGATION, f"Round {status.number} is complete; version {status.number + 1} is being computed."
+    have, needed, least = status.contributions, contributions_needed(status), status.policy.min_participants
+    if have == 0:
+        return Waiting.FIRST_CONTRIBUTION, (
+            f"Round {status.number} waits for its first contribution; {status.participants} present, {needed} needed."
+        )
+    if have < least:
+        return Waiting.MIN_PARTICIPANTS, (
+            f"Round {status.number} has {have} of at least {least} contributions; "
+            f"it keeps them and waits for more participants ({status.participants} present)."
+        )
+    return Waiting.QUORUM, (
+        f"Round {status.number} has {have} of {needed} contributions; it closes "
+        f"{status.policy.deadline_s:g} seconds after the first one with what is there."
+    )
+
+
+def weight_of(status: RoundStatus, *, base_round: int, sample_count: int) -> int:
+    """Integer weight a contribution would have now: its samples (1 where not told) times the weight of its lateness.
+
+    Raises RoundAhead, RoundStale, WeightCapReached.
+    """
+    late = status.number - base_round
+    if late < 0:
+        raise RoundAhead(round=base_round, current_round=status.number)
+    if late > status.policy.max_staleness:
+        raise RoundStale(round=base_round, current_round=status.number)
+    weight = max(sample_count, 1) * status.policy.staleness_weights[late]
+    if weight > status.weight_cap:
+        raise WeightCapReached(cap=status.weight_cap)
+    return weight
+
+
+# Events: facts that a store writes down.
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    participant_ids: tuple[ParticipantId, ...]
+    lease_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    participant_id: ParticipantId
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesChecked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class GroupContributed:
+    """One group of contributions, folded into one partial sum, for round `number`."""
+
+    number: int
+    group: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingStarted:
+    number: int
+    closer: ReplicaId
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPublished:
+    """Version `number + 1` is stored; round `number` is over."""
+
+    number: int
+
+
+Event = Joined | Left | LeasesChecked | PolicyChanged | GroupContributed | ClosingStarted | VersionPublished
+
+
+# Outcomes other than "yes". They stay between a store and its caller, and never reach a client.
+
+
+class RoundMoved(Exception):
+    """The round is not the one, or not in the state, that the caller believed in: read it again."""
+
+
+class NotDue(Exception):
+    """The round is not due, or somebody else is closing it."""
+
+
+class GroupConflict(Exception):
+    """Some members of a group cannot be admitted, so none was: `refused` says which (by index) and why.
+
+    The value is the admission it already has where the same digest is counted
+    already, and a refusal otherwise.
+    """
+
+    def __init__(self, refused: Mapping[int, Admission | DiscoError]) -> None:
+        self.refused = dict(refused)
+        super().__init__(f"{len(refused)} members of the group cannot be admitted")
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedRound:
+    """A round with the names in it: what a store keeps."""
+
+    task_id: TaskId
+    epoch: str
+    policy: Policy
+    weight_cap: int
+    number: int = 0
+    state: State = State.COLLECTING
+    revision: int = 0
+    leases: Mapping[ParticipantId, float] = field(default_factory=dict)
+    admissions: Mapping[ParticipantId, Admission] = field(default_factory=dict)
+    total_weight: int = 0
+    first_contribution_at: float | None = None
+    closer: ReplicaId | None = None
+    closer_until: float | None = None
+    last_contributions: int = 0
+    contributions_ever: int = 0
+
+    @property
+    def status(self) -> RoundStatus:
+        return RoundStatus(
+            task_id=self.task_id,
+            epoch=self.epoch,
+            number=self.number,
+            state=self.state,
+            policy=self.policy,
+            revision=self.revision,
+            participants=len(self.leases),
+            contributions=len(self.admissions),
+            absent_contributors=sum(who not in self.leases for who in self.admissions),
+            total_weight=self.total_weight,
+            weight_cap=self.weight_cap,
+            first_contribution_at=self.first_contribution_at,
+            closer=self.closer,
+            closer_until=self.closer_until,
+            last_contributions=self.last_contributions,
+            contributions_ever=self.contributions_ever,
+        )
+
+
+def step(round: FederatedRound, event: Event, now: float) -> FederatedRound:
+    """The round after `event`.
+
+    Raises RoundMoved, NotDue, GroupConflict; the round is then unchanged. An
+    event that changes nothing returns the round itself, revision and all.
+    """
+    changed = _changed(round, event, now)
+    return round if changed == round else replace(changed, revision=round.revision + 1)
+
+
+def _changed(round: FederatedRound, event: Event, now: float) -> FederatedRound:
+    match event:
+        case Joined(participant_ids, lease_until):
+            return replace(round, leases={**round.leases, **dict.fromkeys(participant_ids, lease_until)})
+        case Left(participant_id):
+            return replace(round, leases={who: until for who, until in round.leases.items() if who != participant_id})
+        case LeasesChecked():
+            return replace(round, leases={who: until for who, until in round.leases.items() if until > now})
+        case PolicyChanged(policy):
+            return replace(round, policy=policy)
+        case GroupContributed(number, group):
+            if round.state is not State.COLLECTING or number != round.number:
+                raise RoundMoved
+            return _admit(round, group, now)
+        case ClosingStarted(number, closer, until):
+            if number != round.number or not is_due(round.status, now):
+                raise NotDue
+            return replace(round, state=State.AGGREGATING, closer=closer, closer_until=until)
+        case VersionPublished(number):
+            if round.state is not State.AGGREGATING or number != round.number:
+                raise RoundMoved
+            return FederatedRound(
+                task_id=round.task_id,
+                epoch=round.epoch,
+                policy=round.policy,
+                weight_cap=round.policy.max_total_weight,
+                number=round.number + 1,
+                revision=round.revision,
+                leases=round.leases,
+                last_contributions=len(round.admissions),
+                contributions_ever=round.contributions_ever + len(round.admissions),
+            )
+
+
+def _admit(round: FederatedRound, group: Sequence[Contribution], now: float) -> FederatedRound:
+    admissions = dict(round.admissions)
+    total_weight = round.total_weight
+    refused: dict[int, Admission | DiscoError] = {}
+    for index, offered in enumerate(group):
+        earlier = admissions.get(offered.participant_id)
+        if earlier is not None:
+            refused[index] = (
+                earlier
+                if earlier.digest == offered.digest
+                else DuplicateContribution(participant_id=offered.participant_id, round=round.number)
+            )
+        elif total_weight + offered.weight > round.weight_cap:
+            refused[index] = WeightCapReached(cap=round.weight_cap)
+        else:
+            admissions[offered.participant_id] = Admission(
+                participant_id=offered.participant_id,
+                digest=offered.digest,
+                base_round=offered.base_round,
+                weight=offered.weight,
+                round=round.number,
+                position=len(admissions),
+            )
+            total_weight += offered.weight
+    if refused:
+        raise GroupConflict(refused)
+    return replace(
+        round,
+        admissions=admissions,
+        total_weight=total_weight,
+        first_contribution_at=now if round.first_contribution_at is None else round.first_contribution_at,
+    )

@@ -1,0 +1,186 @@
+"""Every way in which Disco says no, with the sentence that tells what to do.
+
+    DiscoError
+    ├── Refusal         the rules say no; repeating the same call changes nothing
+    │   ├── TaskNotFound, TaskAlreadyExists, InvalidTask, InvalidModel, InvalidId,
+    │   │   InvalidPolicy, WrongScheme, TaskCreationDenied
+    │   ├── InvalidWeights, WeightsNotFinite, WeightsOutOfBound, DigestMismatch
+    │   ├── RoundStale, RoundAhead, DuplicateContribution, WeightCapReached
+    │   ├── TooLarge, MalformedMessage, SlowConsumer, StreamStalled
+    │   ├── VersionNotFound
+    │   └── PeerNotConnected, PeerReplaced
+    └── Fault           the world broke; the same call may work later or elsewhere
+        ├── StoreUnavailable, ShuttingDown
+        └── StoredDataDamaged, InternalError
+
+`reason` is the name of the value of disco.errors.v1.ErrorReason (without its
+prefix); `sentence` is for people and may change; `variables` are its blanks.
+How a reason travels is decided in `rpc.status` and `gateway.close_codes`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DiscoError(Exception):
+    """An answer other than the one that was hoped for. Construct a subclass, with its blanks by name."""
+
+    reason: ClassVar[str]
+    sentence: ClassVar[str]
+
+    def __init__(self, **variables: object) -> None:
+        self.variables = {name: str(value) for name, value in variables.items()}
+        super().__init__(self.sentence.format(**self.variables))
+
+
+class Refusal(DiscoError):
+    """The rules say no; repeating the same call changes nothing."""
+
+
+class Fault(DiscoError):
+    """The world broke; the same call may work later, or on another replica."""
+
+
+class TaskNotFound(Refusal):
+    reason = "TASK_NOT_FOUND"
+    sentence = "There is no task {task_id}. Ask for the list of tasks and use an id from it."
+
+
+class TaskAlreadyExists(Refusal):
+    reason = "TASK_ALREADY_EXISTS"
+    sentence = "A task {task_id} exists already. Choose another id."
+
+
+class InvalidTask(Refusal):
+    reason = "INVALID_TASK"
+    sentence = "The task is not valid: {field}: {problem}."
+
+
+class InvalidModel(Refusal):
+    reason = "INVALID_MODEL"
+    sentence = "The model cannot be used: {problem}."
+
+
+class InvalidId(Refusal):
+    reason = "INVALID_ID"
+    sentence = "The {kind} id is not valid. Use 1 to 128 of the characters A-Z, a-z, 0-9, '_', '.', '-'."
+
+
+class InvalidPolicy(Refusal):
+    reason = "INVALID_POLICY"
+    sentence = "The policy is not valid: {field}: {problem}."
+
+
+class WrongScheme(Refusal):
+    reason = "WRONG_SCHEME"
+    sentence = "The task {task_id} is {scheme}; this call is not for such a task."
+
+
+class InvalidWeights(Refusal):
+    reason = "INVALID_WEIGHTS"
+    sentence = "The weights do not fit the model: {problem}. Load the model again and train that one."
+
+
+class WeightsNotFinite(Refusal):
+    reason = "WEIGHTS_NOT_FINITE"
+    sentence = "Tensor {tensor} holds NaN or infinity. Lower the learning rate or check the data."
+
+
+class WeightsOutOfBound(Refusal):
+    reason = "WEIGHTS_OUT_OF_BOUND"
+    sentence = "Tensor {tensor} holds a weight beyond ±{bound}. Lower the learning rate or check the data."
+
+
+class DigestMismatch(Refusal):
+    reason = "DIGEST_MISMATCH"
+    sentence = "The bytes received have the SHA-256 {received}, not {announced}. Send them again."
+
+
+class RoundStale(Refusal):
+    reason = "ROUND_STALE"
+    sentence = "Round {round} is over; round {current_round} is collecting. Fetch the newest version and train from it."
+
+
+class RoundAhead(Refusal):
+    reason = "ROUND_AHEAD"
+    sentence = "Round {round} is not open yet; round {current_round} is collecting. Fetch the newest version."
+
+
+class DuplicateContribution(Refusal):
+    reason = "DUPLICATE_CONTRIBUTION"
+    sentence = "Participant {participant_id} has contributed other weights to round {round}. Wait for the next round."
+
+
+class WeightCapReached(Refusal):
+    reason = "WEIGHT_CAP_REACHED"
+    sentence = "The round's total weight may not exceed {cap}. Wait for the next round or send fewer samples at once."
+
+
+class TooLarge(Refusal):
+    reason = "TOO_LARGE"
+    sentence = "That is larger than the limit of {limit_bytes} bytes."
+
+
+class MalformedMessage(Refusal):
+    reason = "MALFORMED_MESSAGE"
+    sentence = "The message is not what the protocol says comes here: {problem}."
+
+
+class VersionNotFound(Refusal):
+    reason = "VERSION_NOT_FOUND"
+    sentence = "Version {version} does not exist or is no longer kept. Ask for the newest one."
+
+
+class PeerNotConnected(Refusal):
+    reason = "PEER_NOT_CONNECTED"
+    sentence = "Peer {peer_id} is not connected. Wait for the peers of the next round."
+
+
+class PeerReplaced(Refusal):
+    reason = "PEER_REPLACED"
+    sentence = "Peer {peer_id} has connected again elsewhere; this connection is over."
+
+
+class TaskCreationDenied(Refusal):
+    reason = "TASK_CREATION_DENIED"
+    sentence = "Creating tasks is not allowed here: {problem}."
+
+
+class SlowConsumer(Refusal):
+    reason = "SLOW_CONSUMER"
+    sentence = "Messages were not read for too long. Connect again."
+
+
+class StreamStalled(Refusal):
+    reason = "STREAM_STALLED"
+    sentence = "Nothing came for {seconds} seconds. Send the whole again."
+
+
+class StoreUnavailable(Fault):
+    reason = "STORE_UNAVAILABLE"
+    sentence = "The state of the rounds cannot be reached at the moment. Try again."
+
+
+class ShuttingDown(Fault):
+    reason = "SHUTDOWN"
+    sentence = "This process is stopping. Try again; another one will answer."
+
+
+class StoredDataDamaged(Fault):
+    reason = "STORED_DATA_DAMAGED"
+    sentence = "{name} is not what was stored. Restore it from a copy, or use another version."
+
+
+class InternalError(Fault):
+    reason = "INTERNAL"
+    sentence = "A bug on the server; it is logged there as request {request_id}."
+
+
+def _leaves(kind: type[DiscoError]) -> list[type[DiscoError]]:
+    below = kind.__subclasses__()
+    return [leaf for sub in below for leaf in _leaves(sub)] if below else [kind]
+
+
+BY_REASON: dict[str, type[DiscoError]] = {leaf.reason: leaf for leaf in _leaves(DiscoError)}
+"""Every reason and its class."""

@@ -1,0 +1,180 @@
+"""The neutral task record: what is to be learned, in the words of no client generation.
+
+Field for field the same as disco.task.v1.Task (`rpc.task_messages` converts
+between the two); validated at construction. It knows no rendering: those live in
+`gateway.dialects`. The rules are those of protocol sections 5.1 to 5.6, the
+strictest generation's wherever they differ, so that every client's validator
+accepts every rendering.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+
+from learning.ids import TaskId, valid_id
+from learning.policy import Policy
+from learning.refusals import InvalidTask
+
+MAX_TEXT = 16 * 1024
+MAX_ITEMS = 4096
+
+
+class Scheme(Enum):
+    """How the participants learn together."""
+
+    FEDERATED = "federated"
+    DECENTRALIZED = "decentralized"
+    LOCAL = "local"
+
+
+class DataKind(Enum):
+    """What a participant's data is."""
+
+    IMAGE = "image"
+    TABULAR = "tabular"
+    TEXT = "text"
+
+
+def _check(holds: bool, name: str, problem: str) -> None:
+    if not holds:
+        raise InvalidTask(field=name, problem=problem)
+
+
+def _check_texts(record: object, path: str) -> None:
+    """Bounds every string and every tuple of strings of a record."""
+    for name in record.__dataclass_fields__:  # type: ignore[attr-defined]
+        value = getattr(record, name)
+        texts = value if isinstance(value, tuple) else (value,)
+        _check(len(texts) <= MAX_ITEMS, f"{path}.{name}", f"has more than {MAX_ITEMS} entries")
+        for text in texts:
+            _check(not isinstance(text, str) or len(text) <= MAX_TEXT, f"{path}.{name}", f"is longer than {MAX_TEXT}")
+
+
+def _check_url(url: str, name: str) -> None:
+    _check(not url or re.fullmatch(r"https?://[^\s/]+(/\S*)?", url) is not None, name, "is not an absolute http(s) URL")
+
+
+def _positive(value: float | None, name: str) -> None:
+    _check(value is None or (math.isfinite(value) and value > 0), name, "must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class DataExample:
+    """One column of an example row."""
+
+    column_name: str
+    column_value: str
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayInformation:
+    """What people are told. An empty text means absent; the title is required. Raises InvalidTask."""
+
+    title: str
+    preview: str = ""
+    overview: str = ""
+    tradeoffs: str = ""
+    limitations: str = ""
+    model: str = ""
+    data_format: str = ""
+    data_example_text: str = ""
+    data_example_image: str = ""
+    data_example: tuple[DataExample, ...] = ()
+    headers: tuple[str, ...] = ()
+    sample_dataset_link: str = ""
+    sample_dataset_instructions: str = ""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.title.strip()), "display.title", "is missing")
+        _check_texts(self, "display")
+        for column in self.data_example:
+            _check_texts(column, "display.data_example")
+        _check_url(self.data_example_image, "display.data_example_image")
+        _check_url(self.sample_dataset_link, "display.sample_dataset_link")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingInformation:
+    """How participants train; each field as in disco.task.v1.TrainingInformation. Raises InvalidTask."""
+
+    epochs: int
+    batch_size: int
+    validation_split: float = 0.0
+    round_duration_batches: int = 10
+    round_duration_epochs: int = 1
+    tensor_backend: str = "tfjs"
+    model_id: str = ""
+    input_columns: tuple[str, ...] = ()
+    output_columns: tuple[str, ...] = ()
+    image_height: int = 0
+    image_width: int = 0
+    labels: tuple[str, ...] = ()
+    preprocessing: tuple[str, ...] = ()
+    optimizer: str = "sgd"
+    loss: str = "meanSquaredError"
+    metrics: tuple[str, ...] = ("accuracy",)
+    learning_rate: float | None = None
+    model_url: str = ""
+    tokenizer: str = ""
+    max_sequence_length: int = 0
+    clipping_radius: float | None = None
+    noise_scale: float | None = None
+    secure_aggregation: bool = False
+    max_share_value: float | None = None
+    byzantine_robust: bool = False
+    tau_percentile: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_texts(self, "training")
+        for name in ("epochs", "batch_size", "round_duration_batches", "round_duration_epochs"):
+            _check(1 <= getattr(self, name) <= 2**31 - 1, f"training.{name}", "must be at least 1")
+        _check(
+            self.epochs % self.round_duration_epochs == 0,
+            "training.round_duration_epochs",
+            f"must divide the number of epochs ({self.epochs})",
+        )
+        _check(0 <= self.validation_split < 1, "training.validation_split", "must be at least 0 and below 1")
+        _check(self.tensor_backend in ("tfjs", "gpt"), "training.tensor_backend", 'must be "tfjs" or "gpt"')
+        for name in ("learning_rate", "clipping_radius", "max_share_value"):
+            _positive(getattr(self, name), f"training.{name}")
+        _check(
+            self.noise_scale is None or (math.isfinite(self.noise_scale) and self.noise_scale >= 0),
+            "training.noise_scale",
+            "must be at least 0",
+        )
+        _check(
+            self.tau_percentile is None or 0 < self.tau_percentile < 1,
+            "training.tau_percentile",
+            "must be above 0 and below 1",
+        )
+        _check_url(self.model_url, "training.model_url")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task. Raises InvalidTask, InvalidId."""
+
+    task_id: TaskId
+    scheme: Scheme
+    data_kind: DataKind
+    display: DisplayInformation
+    training: TrainingInformation
+    policy: Policy = field(default_factory=Policy)
+
+    def __post_init__(self) -> None:
+        valid_id(self.task_id, "task")
+        training = self.training
+        if self.data_kind is DataKind.TABULAR:
+            _check(bool(training.input_columns), "training.input_columns", "are required for tabular data")
+            _check(bool(training.output_columns), "training.output_columns", "are required for tabular data")
+        if self.data_kind is DataKind.IMAGE:
+            _check(training.image_height > 0, "training.image_height", "is required for images")
+            _check(training.image_width > 0, "training.image_width", "is required for images")
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model, filled in where the record has none."""
+        return self.training.model_id or f"{self.task_id}-model"

@@ -1,0 +1,131 @@
+"""What a store of federated rounds promises; the rules themselves are `learning.federated`.
+
+Two implementations pass one contract suite (tests/roundstore/store_contract.py):
+`MemoryRoundStore`, which is `learning.federated.step` and a dict and so the
+executable specification, and `RedisRoundStore`, which is shared by processes.
+
+Every method may raise StoreUnavailable; the caller then does not know whether
+the change was made, and every method may be called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from learning.federated import Admission, Contribution, RoundStatus
+from learning.ids import ParticipantId, ReplicaId, TaskId
+from learning.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class SumPointer:
+    """Where a replica's committed partial sum of a round lies, and what it holds."""
+
+    replica_id: ReplicaId
+    blob: str
+    digest: str
+    """SHA-256 of the blob, lower-case hex."""
+    contributions: int
+    total_weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingRound:
+    """Everything that is needed to compute a version: frozen while the round is AGGREGATING."""
+
+    status: RoundStatus
+    admissions: tuple[Admission, ...]
+    """In the order of their positions."""
+    sums: tuple[SumPointer, ...]
+    """One for each replica that committed, in the order of the replica ids."""
+
+
+class RoundStore(Protocol):
+    """Keeps the federated rounds of all tasks."""
+
+    async def open_round(self, task_id: TaskId, policy: Policy, *, number: int, now: float) -> RoundStatus:
+        """Opens round `number` of a task that has none in this store, with a fresh epoch.
+
+        Behaviour: where the task has a round already, nothing changes and that
+        round's status is returned.
+        """
+
+    async def read_status(self, task_id: TaskId) -> RoundStatus | None:
+        """Behaviour: None where the task has no round in this store."""
+
+    async def list_open_tasks(self) -> list[TaskId]:
+        """The tasks that have a round in this store, sorted."""
+
+    async def join(
+        self, task_id: TaskId, participant_ids: Sequence[ParticipantId], *, lease_until: float, now: float
+    ) -> RoundStatus:
+        """Makes participants present until `lease_until`. Raises RoundMoved where the task has no round."""
+
+    async def leave(self, task_id: TaskId, participant_id: ParticipantId, *, now: float) -> RoundStatus:
+        """Ends a presence. Behaviour: no error for one that is not present. Raises RoundMoved as `join`."""
+
+    async def expire_leases(self, task_id: TaskId, *, now: float) -> RoundStatus:
+        """Ends every presence whose lease has ended at `now`. Raises RoundMoved as `join`."""
+
+    async def find_admission(
+        self, task_id: TaskId, participant_id: ParticipantId, *, rounds: Sequence[int]
+    ) -> list[Admission]:
+        """The participant's admissions in those rounds, in their order.
+
+        Behaviour: admissions of closed rounds are kept for at least an hour.
+        """
+
+    async def commit_group(
+        self,
+        task_id: TaskId,
+        *,
+        epoch: str,
+        number: int,
+        pointer: SumPointer,
+        group: Sequence[Contribution],
+        now: float,
+    ) -> tuple[list[Admission], RoundStatus]:
+        """Admits a whole group and moves the replica's pointer, or does neither: the commit point of the system.
+
+        Behaviour: positions are given in the order of the group, going on from
+        the round's. A group that is committed again finds all its members
+        admitted (GroupConflict with their admissions). Raises RoundMoved where
+        epoch or number are not the round's or it is not COLLECTING, GroupConflict.
+        """
+
+    async def start_closing(
+        self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, now: float
+    ) -> RoundStatus:
+        """COLLECTING → AGGREGATING under a lease, or takes the lease over when it has ended. Raises NotDue.
+
+        Behaviour: whether the round is due is judged by the caller on the
+        status it read (`learning.federated.is_due`); the store checks epoch, number, state
+        and lease, atomically.
+        """
+
+    async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:
+        """Reads an AGGREGATING round. Raises RoundMoved where epoch, number or state are other ones."""
+
+    async def finish_closing(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:
+        """AGGREGATING → COLLECTING of `number + 1`. Raises RoundMoved where another closer was first."""
+
+    async def set_policy(self, task_id: TaskId, policy: Policy, *, now: float) -> RoundStatus:
+        """Changes the policy of a task that has a round. Raises RoundMoved as `join`."""
+
+    async def put_metadata(
+        self, task_id: TaskId, participant_id: ParticipantId, *, round: int, key: str, value: str
+    ) -> None:
+        """Keeps a text for at least a day; the same participant, round and key replace it."""
+
+    async def get_metadata(self, task_id: TaskId, *, round: int, key: str) -> tuple[int, Mapping[ParticipantId, str]]:
+        """All texts under a key, of the newest round not above `round` that has any; (0, {}) where none has."""
+
+    def watch(self) -> AsyncIterator[TaskId]:
+        """Names a task each time its round changed, as a hint to read it again.
+
+        Behaviour: hints may be lost and may be repeated; a hint for every open
+        task comes after the connection to the store was lost and found again.
+        Raises StoreUnavailable where the store cannot be reached at first.
+        """
