@@ -1,0 +1,49 @@
+"""Fixtures for everybody: a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+import redis
+import redis.asyncio
+
+from tests.redis_process import RedisProcess
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of a Redis that the whole run shares."""
+    process = RedisProcess()
+    try:
+        process.start()
+        yield process.url
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of that Redis, with nothing in it."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest_asyncio.fixture
+async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client of that Redis; replies are bytes."""
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisProcess]:
+    """A Redis for one test alone, which may kill it and start it again."""
+    process = RedisProcess()
+    try:
+        process.start()
+        yield process
+    finally:
+        process.close()
