@@ -1,0 +1,80 @@
+// One participant: the published Disco client, unmodified, in a process of its own.
+//
+//   node participant.cjs '{"url": "http://127.0.0.1:8080/", "task": "titanic", "scheme": "federated",
+//                          "csv": "/path/rows.csv", "epochs": 1, "roundDuration": 1, "secure": false}'
+//
+// It prints one JSON object a line on standard output: what happened, with the SHA-256 of its weights
+// (concatenated float32, little-endian) wherever they changed. What the client itself says goes to standard error.
+// Run it from the folder where the client is installed: the client looks for WebRTC relative to the working directory.
+'use strict'
+
+const { createHash } = require('crypto')
+
+const options = JSON.parse(process.argv[2])
+const say = (event, facts = {}) => process.stdout.write(JSON.stringify({ event, ...facts }) + '\n')
+for (const level of ['log', 'debug', 'info']) console[level] = (...words) => console.error(...words)
+
+const disco = require('@epfml/discojs-node')
+
+const digest = (weights) => {
+  const hash = createHash('sha256')
+  for (const tensor of weights) {
+    const values = tensor.dataSync()
+    hash.update(Buffer.from(values.buffer, values.byteOffset, values.byteLength))
+  }
+  return hash.digest('hex')
+}
+
+async function main () {
+  const url = new URL(options.url)
+  const tasks = await disco.fetchTasks(url)
+  say('tasks', { ids: [...tasks.keys()] })
+
+  const task = tasks.get(options.task)
+  // How long this run is; the published task is made for people who have an evening.
+  task.trainingInformation.epochs = options.epochs
+  task.trainingInformation.roundDuration = options.roundDuration
+
+  const federated = options.scheme === 'federated'
+  const Client = federated
+    ? disco.client.federated.Client
+    : options.secure ? disco.client.decentralized.SecAgg : disco.client.decentralized.ClearText
+  const client = new Client(url, task)
+  const scheme = federated ? disco.TrainingSchemes.FEDERATED : disco.TrainingSchemes.DECENTRALIZED
+
+  const model = await client.getLatestModel()
+  say('model', { digest: digest(model.getWeights()), parameters: model.countParams() })
+
+  // Listen in on what the client does at the end of each of its rounds, changing nothing.
+  const atRoundEnd = client.onRoundEndCommunication.bind(client)
+  client.onRoundEndCommunication = async (updated, stale, round, informant) => {
+    const sent = digest(updated.weights)
+    const result = await atRoundEnd(updated, stale, round, informant)
+    say('round', {
+      number: round,
+      serverRound: client.round,
+      sent,
+      received: digest(result.weights),
+      peers: client.peers === undefined ? undefined : client.peers.toArray().sort(),
+      id: client.ID === undefined ? client.clientID : client.ID
+    })
+    return result
+  }
+
+  const csv = await new disco.node.data.NodeTabularLoader(task, ',').loadAll([options.csv], {
+    features: task.trainingInformation.inputColumns,
+    labels: task.trainingInformation.outputColumns,
+    shuffle: false
+  })
+  const session = new disco.Disco(task, { client, scheme })
+  await session.fit(csv)
+  say('trained')
+  if (options.linger) await new Promise((resolve) => process.stdin.once('data', resolve))
+  await client.disconnect()
+  say('done')
+}
+
+main().then(() => process.exit(0), (error) => {
+  say('failed', { message: String(error && error.stack ? error.stack : error) })
+  process.exit(1)
+})
