@@ -4,8 +4,8 @@
 //                                  "rows": [[[…inputs], [outputs]], …], "epochs": 1, "roundDuration": 1,
 //                                  "secure": false, "tfjs": "http://127.0.0.1:8080/tfjs/titanic/model.json"}'
 //
-// It prints the same lines as participant.cjs, and before them {"event": "tfjs", "digest": …} for the model that
-// tf.loadLayersModel finds at `tfjs`, where that is given.
+// It prints lines like those of participant.cjs, with weights in base64, and before them {"event": "tfjs", "weights": …}
+// for the model that tf.loadLayersModel finds at `tfjs`, where that is given.
 'use strict'
 
 const { execFileSync } = require('child_process')
@@ -43,7 +43,7 @@ async function main () {
 
 /* global disco, tf, URL, Buffer */
 async function inPage (options) {
-  const digest = async (weights) => {
+  const base64 = (weights) => {
     const parts = weights.map((tensor) => tensor.dataSync())
     const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0))
     let at = 0
@@ -56,7 +56,7 @@ async function inPage (options) {
   await tf.setBackend('cpu')
   if (options.tfjs !== undefined) {
     const model = await tf.loadLayersModel(options.tfjs)
-    await window.say('tfjs', { weights: await digest(model.getWeights()) })
+    await window.say('tfjs', { weights: base64(model.getWeights()) })
   }
   const url = new URL(options.url)
   const tasks = await disco.fetchTasks(url)
@@ -71,13 +71,13 @@ async function inPage (options) {
   const client = new Client(url, task)
   const atRoundEnd = client.onRoundEndCommunication.bind(client)
   client.onRoundEndCommunication = async (updated, stale, round, informant) => {
-    const sent = await digest(updated.weights)
+    const sent = base64(updated.weights)
     const result = await atRoundEnd(updated, stale, round, informant)
     await window.say('round', {
       number: round,
       serverRound: client.round,
       sentWeights: sent,
-      receivedWeights: await digest(result.weights),
+      receivedWeights: base64(result.weights),
       peers: client.peers === undefined ? undefined : client.peers.toArray().sort(),
       id: client.ID === undefined ? client.clientID : client.ID
     })

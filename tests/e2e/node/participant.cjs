@@ -16,14 +16,11 @@ for (const level of ['log', 'debug', 'info']) console[level] = (...words) => con
 
 const disco = require('@epfml/discojs-node')
 
-const digest = (weights) => {
-  const hash = createHash('sha256')
-  for (const tensor of weights) {
-    const values = tensor.dataSync()
-    hash.update(Buffer.from(values.buffer, values.byteOffset, values.byteLength))
-  }
-  return hash.digest('hex')
-}
+const bytes = (weights) => Buffer.concat(weights.map((tensor) => {
+  const values = tensor.dataSync()
+  return Buffer.from(values.buffer, values.byteOffset, values.byteLength)
+}))
+const digest = (weights) => createHash('sha256').update(bytes(weights)).digest('hex')
 
 async function main () {
   const url = new URL(options.url)
@@ -48,13 +45,15 @@ async function main () {
   // Listen in on what the client does at the end of each of its rounds, changing nothing.
   const atRoundEnd = client.onRoundEndCommunication.bind(client)
   client.onRoundEndCommunication = async (updated, stale, round, informant) => {
-    const sent = digest(updated.weights)
+    const sent = bytes(updated.weights)
     const result = await atRoundEnd(updated, stale, round, informant)
     say('round', {
       number: round,
       serverRound: client.round,
-      sent,
+      sent: createHash('sha256').update(sent).digest('hex'),
       received: digest(result.weights),
+      // The weights themselves, for rounds whose mean nobody but the clients computes.
+      ...(federated ? {} : { sentWeights: sent.toString('base64'), receivedWeights: bytes(result.weights).toString('base64') }),
       peers: client.peers === undefined ? undefined : client.peers.toArray().sort(),
       id: client.ID === undefined ? client.clientID : client.ID
     })
