@@ -1,0 +1,1 @@
+"""The aggregator: collects contributions, adds them exactly and publishes versions."""

@@ -1,0 +1,211 @@
+"""Partial sums of contributions: whole numbers, so that their order and their split over replicas leave no trace.
+
+Knows NumPy and a `SumPlan`; nothing of rounds but the numbers a header carries.
+Nothing is checked here that `SumPlan.check` has checked: what is added must fit.
+
+A written sum is a header and the limbs, all little-endian:
+
+    8 bytes    magic "DISCOSUM"              8 bytes   contributions
+    4 bytes    format version, 1             8 bytes   total weight
+    4 bytes    length of the epoch           8 bytes   number of limbs
+    32 bytes   digest of the plan            …         epoch, UTF-8, filled with zeros to 8 bytes
+    8 bytes    number of the round           …         int64: all high limbs, then all low limbs
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blobstore.store import Buffer
+from services.aggregator.sum_plan import BLOCK, Run, SumPlan, Weights, as_weights
+
+_MAGIC = b"DISCOSUM"
+_FORMAT = 1
+_HEADER = struct.Struct("<8sII32sQQQQ")
+_MAX_EPOCH_BYTES = 1024
+
+Limbs = NDArray[np.int64]
+
+
+class NotASum(Exception):
+    """The bytes are no partial sum, or not one of this plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumHeader:
+    """What a written sum says of itself."""
+
+    plan_digest: bytes
+    epoch: str
+    round: int
+    contributions: int
+    total_weight: int
+    limbs: int
+
+    @property
+    def size(self) -> int:
+        """In bytes; the limbs begin there."""
+        return _HEADER.size + -(-len(self.epoch.encode()) // 8) * 8
+
+    def encode(self) -> bytes:
+        epoch = self.epoch.encode()
+        assert len(epoch) <= _MAX_EPOCH_BYTES, "epochs are given by the round store and short"
+        fixed = _HEADER.pack(
+            _MAGIC,
+            _FORMAT,
+            len(epoch),
+            self.plan_digest,
+            self.round,
+            self.contributions,
+            self.total_weight,
+            self.limbs,
+        )
+        return (fixed + epoch).ljust(self.size, b"\0")
+
+    @classmethod
+    def decode(cls, start: Buffer) -> SumHeader:
+        """Reads the header off the start of a written sum. Raises NotASum."""
+        if memoryview(start).nbytes < _HEADER.size:
+            raise NotASum
+        magic, written_format, epoch_size, plan_digest, *numbers = _HEADER.unpack_from(start)
+        if magic != _MAGIC or written_format != _FORMAT or epoch_size > _MAX_EPOCH_BYTES:
+            raise NotASum
+        try:
+            epoch = bytes(memoryview(start)[_HEADER.size : _HEADER.size + epoch_size]).decode()
+        except UnicodeDecodeError:
+            raise NotASum from None
+        return cls(plan_digest, epoch, *numbers)
+
+
+class PartialSum:
+    """The weighted sum of some contributions."""
+
+    def __init__(self, plan: SumPlan) -> None:
+        self.plan = plan
+        self.contributions = 0
+        self.total_weight = 0
+        self._limbs: Limbs = np.zeros(plan.size + plan.low_size, dtype="<i8")
+        scratch = min(BLOCK, plan.size)
+        self._scaled = np.empty(scratch, dtype=np.float32)
+        self._whole = np.empty(scratch, dtype=np.float32)
+        self._units = np.empty(scratch, dtype=np.int64)
+
+    def add(self, weights: Buffer, weight: int) -> None:
+        """Adds a contribution that the plan has checked, `weight` times."""
+        assert 0 < weight <= self.plan.weight_cap - self.total_weight, "beyond the cap the limbs could overflow"
+        self._accumulate(as_weights(weights), weight)
+        self.contributions += 1
+        self.total_weight += weight
+
+    def subtract(self, weights: Buffer, weight: int) -> None:
+        """Undoes `add` exactly."""
+        assert 0 < weight <= self.total_weight, "only what was added can be taken out"
+        self._accumulate(as_weights(weights), -weight)
+        self.contributions -= 1
+        self.total_weight -= weight
+
+    def merge(self, other: PartialSum) -> None:
+        """Adds all contributions of another sum of the same plan."""
+        assert other.plan.digest == self.plan.digest, "sums of different plans count in different units"
+        self._count(other.contributions, other.total_weight)
+        np.add(self._limbs, other._limbs, out=self._limbs)
+
+    def merge_header(self, header: SumHeader) -> None:
+        """Begins to add a written sum; `merge_limbs` goes on. Raises NotASum where it is not one of this plan."""
+        if header.plan_digest != self.plan.digest or header.limbs != self._limbs.size:
+            raise NotASum
+        self._count(header.contributions, header.total_weight)
+
+    def merge_limbs(self, position: int, limbs: Buffer) -> None:
+        """Adds the piece of a written sum that begins with limb `position`. Raises NotASum where it goes beyond."""
+        count, rest = divmod(memoryview(limbs).nbytes, 8)
+        if rest or position + count > self._limbs.size:
+            raise NotASum
+        mine = self._limbs[position : position + count]
+        np.add(mine, np.frombuffer(limbs, dtype="<i8"), out=mine)
+
+    def to_parts(self, *, epoch: str, round: int) -> list[Buffer]:
+        """The sum as bytes: its header, and its limbs without copying them (write them before the next `add`)."""
+        return [self.header(epoch=epoch, round=round).encode(), _octets(self._limbs)]
+
+    def header(self, *, epoch: str, round: int) -> SumHeader:
+        return SumHeader(
+            plan_digest=self.plan.digest,
+            epoch=epoch,
+            round=round,
+            contributions=self.contributions,
+            total_weight=self.total_weight,
+            limbs=self._limbs.size,
+        )
+
+    @classmethod
+    def from_bytes(cls, plan: SumPlan, written: Buffer) -> tuple[SumHeader, PartialSum]:
+        """A written sum, and what its header says. Raises NotASum."""
+        header = SumHeader.decode(written)
+        read = cls(plan)
+        read.merge_header(header)
+        limbs = memoryview(written).cast("B")[header.size :]
+        if limbs.nbytes != read._limbs.nbytes:
+            raise NotASum
+        read.merge_limbs(0, limbs)
+        return header, read
+
+    def mean(self) -> memoryview:
+        """The sum divided by its total weight, as canonical bytes.
+
+        In float64, one rounding after each step, all of them IEEE 754's nearest-even:
+        each limb is converted and divided by the total weight; the low quotient is scaled by
+        2^−s (exactly) and added to the high one; the result is scaled by 2^−e (exactly) and
+        rounded once to float32. Where the mean is zero it is +0.0.
+        """
+        assert self.total_weight > 0, "nothing was added"
+        mean: Weights = np.empty(self.plan.size, dtype="<f4")
+        quotients = np.empty(min(BLOCK, self.plan.size), dtype=np.float64)
+        low_quotients = np.empty_like(quotients)
+        for run in self.plan.runs:
+            for start, stop in run.blocks():
+                high = np.divide(self._limbs[start:stop], self.total_weight, out=quotients[: stop - start])
+                if run.scale.low_exponent is not None:
+                    low = np.divide(self._low(run, start, stop), self.total_weight, out=low_quotients[: stop - start])
+                    np.multiply(low, 2.0**-run.scale.low_exponent, out=low)
+                    np.add(high, low, out=high)
+                np.multiply(high, 2.0**-run.scale.exponent, out=high)
+                mean[start:stop] = high
+        return _octets(mean)
+
+    def _accumulate(self, values: Weights, weight: int) -> None:
+        for run in self.plan.runs:
+            scale = np.float32(2.0**run.scale.exponent)
+            low_scale = np.float32(2.0 ** (run.scale.low_exponent or 0))
+            for start, stop in run.blocks():
+                scaled = np.multiply(values[start:stop], scale, out=self._scaled[: stop - start])
+                whole = np.rint(scaled, out=self._whole[: stop - start])
+                self._add_units(self._limbs[start:stop], whole, weight)
+                if run.scale.low_exponent is not None:
+                    rest = np.subtract(scaled, whole, out=scaled)
+                    np.rint(np.multiply(rest, low_scale, out=rest), out=rest)
+                    self._add_units(self._low(run, start, stop), rest, weight)
+
+    def _add_units(self, limbs: Limbs, whole: Weights, weight: int) -> None:
+        units = self._units[: whole.size]
+        np.copyto(units, whole, casting="unsafe")  # whole numbers within ±2^62: exact
+        np.multiply(units, weight, out=units)
+        np.add(limbs, units, out=limbs)
+
+    def _low(self, run: Run, start: int, stop: int) -> Limbs:
+        offset = self.plan.size + run.low_start - run.start
+        return self._limbs[offset + start : offset + stop]
+
+    def _count(self, contributions: int, total_weight: int) -> None:
+        if total_weight > self.plan.weight_cap - self.total_weight:
+            raise NotASum
+        self.contributions += contributions
+        self.total_weight += total_weight
+
+
+def _octets(array: Limbs | Weights) -> memoryview:
+    return array.view(np.uint8).data
