@@ -341,6 +341,7 @@ def _admit(round: FederatedRound, group: Sequence[Contribution], now: float) -> 
     admissions = dict(round.admissions)
     total_weight = round.total_weight
     refused: dict[int, Admission | DiscoError] = {}
+    assert group, "a group has members"
     for index, offered in enumerate(group):
         earlier = admissions.get(offered.participant_id)
         if earlier is not None:

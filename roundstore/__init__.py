@@ -1,0 +1,1 @@
+"""How rounds are kept and shared. Knows Redis, and neither gRPC nor weights."""

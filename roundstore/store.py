@@ -10,6 +10,7 @@ the change was made, and every method may be called again.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,6 +41,11 @@ class ClosingRound:
     """In the order of their positions."""
     sums: tuple[SumPointer, ...]
     """One for each replica that committed, in the order of the replica ids."""
+
+
+def fresh_epoch() -> str:
+    """A word that no round had before."""
+    return secrets.token_hex(8)
 
 
 class RoundStore(Protocol):
@@ -91,8 +97,10 @@ class RoundStore(Protocol):
 
         Behaviour: positions are given in the order of the group, going on from
         the round's. A group that is committed again finds all its members
-        admitted (GroupConflict with their admissions). Raises RoundMoved where
-        epoch or number are not the round's or it is not COLLECTING, GroupConflict.
+        admitted (GroupConflict with their admissions). A group has at least one
+        member; a participant who is in it twice is refused the second time as if the
+        first were admitted already, so that answer holds only once the first is committed.
+        Raises RoundMoved where epoch or number are not the round's or it is not COLLECTING, GroupConflict.
         """
 
     async def start_closing(
@@ -117,7 +125,10 @@ class RoundStore(Protocol):
     async def put_metadata(
         self, task_id: TaskId, participant_id: ParticipantId, *, round: int, key: str, value: str
     ) -> None:
-        """Keeps a text for at least a day; the same participant, round and key replace it."""
+        """Keeps a text for at least a day; the same participant, round and key replace it.
+
+        Behaviour: of the rounds that have texts under one key, only the newest thousand are kept.
+        """
 
     async def get_metadata(self, task_id: TaskId, *, round: int, key: str) -> tuple[int, Mapping[ParticipantId, str]]:
         """All texts under a key, of the newest round not above `round` that has any; (0, {}) where none has."""
@@ -126,6 +137,7 @@ class RoundStore(Protocol):
         """Names a task each time its round changed, as a hint to read it again.
 
         Behaviour: hints may be lost and may be repeated; a hint for every open
-        task comes after the connection to the store was lost and found again.
+        task comes at first, and each time the connection to the store was lost and found again.
+        Nobody is told where a lease became longer and nothing else changed.
         Raises StoreUnavailable where the store cannot be reached at first.
         """

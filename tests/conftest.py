@@ -9,6 +9,7 @@ import pytest_asyncio
 import redis
 import redis.asyncio
 
+from roundstore.redis_settings import connect
 from tests.redis_process import RedisProcess
 
 
@@ -34,7 +35,7 @@ def redis_url(redis_server: str) -> str:
 @pytest_asyncio.fixture
 async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     """A client of that Redis; replies are bytes."""
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+    async with connect(redis_url) as client:
         yield client
 
 

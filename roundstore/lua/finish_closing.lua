@@ -1,0 +1,38 @@
+-- Ends a round that is being closed and opens the next one.
+--
+-- KEYS[1]   round        hash  the open round of the task
+-- KEYS[2]   leases       zset  participants and the ends of their leases
+-- KEYS[3]   absent       set   contributors who are not present
+-- KEYS[4]   admissions         hash  of this round
+-- KEYS[5]   sums               hash  of this round
+-- KEYS[6]   closed admissions  hash  where this round's go
+-- KEYS[7]   closed sums        hash  where this round's go
+-- ARGV[1]   channel of the hints
+-- ARGV[2]   task id
+-- ARGV[3]   epoch
+-- ARGV[4]   number of the round
+-- ARGV[5]   how long the closed round is kept, seconds
+-- Returns
+--   1  then: the fields of the new round, how many are present, how many are absent (nobody)
+--   -2  the round is another one, or not being closed
+local round, leases, absent, admissions, sums, closed_admissions, closed_sums = unpack(KEYS)
+local channel, task, epoch, number, ttl = unpack(ARGV)
+
+local is = redis.call('HMGET', round, 'epoch', 'number', 'state', 'contributions', 'max_total_weight')
+if is[1] ~= epoch or is[2] ~= number or is[3] ~= 'aggregating' then
+  return {-2}
+end
+if redis.call('EXISTS', admissions, sums) == 2 then
+  redis.call('RENAME', admissions, closed_admissions)
+  redis.call('RENAME', sums, closed_sums)
+  redis.call('EXPIRE', closed_admissions, ttl)
+  redis.call('EXPIRE', closed_sums, ttl)
+end
+redis.call('DEL', absent)
+redis.call('HINCRBY', round, 'number', 1)
+redis.call('HINCRBY', round, 'revision', 1)
+redis.call('HINCRBY', round, 'contributions_ever', is[4])
+redis.call('HSET', round, 'state', 'collecting', 'contributions', 0, 'last_contributions', is[4], 'total_weight', 0,
+  'weight_cap', is[5], 'first_contribution_at', '', 'closer', '', 'closer_until', '')
+redis.call('PUBLISH', channel, task)
+return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -1,0 +1,30 @@
+-- Makes participants present, or their leases longer.
+--
+-- KEYS[1]   round        hash  the open round of the task
+-- KEYS[2]   leases       zset  participants and the ends of their leases
+-- KEYS[3]   absent       set   contributors who are not present
+-- ARGV[1]   channel of the hints
+-- ARGV[2]   task id
+-- ARGV[3]   end of the lease, seconds
+-- ARGV[4+]  1 each: participant id
+-- Returns
+--   1  then: the fields of the round, how many are present, how many are absent
+--   -1  the task has no round
+local round, leases, absent = unpack(KEYS)
+local channel, task, lease_until = unpack(ARGV, 1, 3)
+
+if redis.call('EXISTS', round) == 0 then
+  return {-1}
+end
+local present, changed = redis.call('ZCARD', leases), 0
+for i = 4, #ARGV do
+  changed = changed + redis.call('ZADD', leases, 'CH', lease_until, ARGV[i])
+  redis.call('SREM', absent, ARGV[i])
+end
+if changed > 0 then
+  redis.call('HINCRBY', round, 'revision', 1)
+end
+if redis.call('ZCARD', leases) ~= present then
+  redis.call('PUBLISH', channel, task)
+end
+return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

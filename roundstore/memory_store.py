@@ -1,0 +1,177 @@
+"""Rounds in memory: `learning.federated.step` and dictionaries, the specification that can be run.
+
+For tests and for a server of one process. Its clock is what it is told; nothing in it ever ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from learning.federated import (
+    Admission,
+    ClosingStarted,
+    Contribution,
+    Event,
+    FederatedRound,
+    GroupContributed,
+    Joined,
+    LeasesChecked,
+    Left,
+    NotDue,
+    PolicyChanged,
+    RoundMoved,
+    RoundStatus,
+    State,
+    VersionPublished,
+    step,
+)
+from learning.ids import ParticipantId, ReplicaId, TaskId
+from learning.policy import Policy
+from roundstore.store import ClosingRound, SumPointer, fresh_epoch
+
+
+@dataclass(slots=True)
+class _Kept:
+    """All that is known of one task."""
+
+    round: FederatedRound
+    sums: dict[ReplicaId, SumPointer] = field(default_factory=dict)
+    admissions: dict[tuple[int, ParticipantId], Admission] = field(default_factory=dict)
+    """Of every round, closed ones too."""
+
+
+class MemoryRoundStore:
+    """Keeps rounds for one event loop."""
+
+    def __init__(self, new_epoch: Callable[[], str] = fresh_epoch) -> None:
+        self._new_epoch = new_epoch
+        self._tasks: dict[TaskId, _Kept] = {}
+        self._metadata: dict[tuple[TaskId, str], dict[int, dict[ParticipantId, str]]] = {}
+        self._watchers: set[asyncio.Queue[TaskId]] = set()
+
+    async def open_round(self, task_id: TaskId, policy: Policy, *, number: int, now: float) -> RoundStatus:
+        if task_id not in self._tasks:
+            opened = FederatedRound(
+                task_id=task_id,
+                epoch=self._new_epoch(),
+                policy=policy,
+                weight_cap=policy.max_total_weight,
+                number=number,
+            )
+            self._tasks[task_id] = _Kept(opened)
+            self._hint(task_id)
+        return self._tasks[task_id].round.status
+
+    async def read_status(self, task_id: TaskId) -> RoundStatus | None:
+        kept = self._tasks.get(task_id)
+        return kept.round.status if kept else None
+
+    async def list_open_tasks(self) -> list[TaskId]:
+        return sorted(self._tasks)
+
+    async def join(
+        self, task_id: TaskId, participant_ids: Sequence[ParticipantId], *, lease_until: float, now: float
+    ) -> RoundStatus:
+        return self._step(task_id, Joined(tuple(participant_ids), lease_until), now)
+
+    async def leave(self, task_id: TaskId, participant_id: ParticipantId, *, now: float) -> RoundStatus:
+        return self._step(task_id, Left(participant_id), now)
+
+    async def expire_leases(self, task_id: TaskId, *, now: float) -> RoundStatus:
+        return self._step(task_id, LeasesChecked(), now)
+
+    async def find_admission(
+        self, task_id: TaskId, participant_id: ParticipantId, *, rounds: Sequence[int]
+    ) -> list[Admission]:
+        kept = self._tasks.get(task_id)
+        found = [kept.admissions.get((number, participant_id)) for number in rounds] if kept else []
+        return [admission for admission in found if admission is not None]
+
+    async def commit_group(
+        self,
+        task_id: TaskId,
+        *,
+        epoch: str,
+        number: int,
+        pointer: SumPointer,
+        group: Sequence[Contribution],
+        now: float,
+    ) -> tuple[list[Admission], RoundStatus]:
+        kept = self._known(task_id, epoch)
+        status = self._step(task_id, GroupContributed(number, tuple(group)), now)
+        kept.sums[pointer.replica_id] = pointer
+        admitted = [kept.round.admissions[member.participant_id] for member in group]
+        kept.admissions.update({(number, admission.participant_id): admission for admission in admitted})
+        return admitted, status
+
+    async def start_closing(
+        self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, now: float
+    ) -> RoundStatus:
+        try:
+            self._known(task_id, epoch)
+        except RoundMoved:
+            raise NotDue from None
+        return self._step(task_id, ClosingStarted(number, closer, until), now)
+
+    async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:
+        kept = self._known(task_id, epoch)
+        if kept.round.number != number or kept.round.state is not State.AGGREGATING:
+            raise RoundMoved
+        return ClosingRound(
+            status=kept.round.status,
+            admissions=tuple(sorted(kept.round.admissions.values(), key=lambda admission: admission.position)),
+            sums=tuple(kept.sums[replica_id] for replica_id in sorted(kept.sums)),
+        )
+
+    async def finish_closing(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:
+        kept = self._known(task_id, epoch)
+        status = self._step(task_id, VersionPublished(number), now=0.0)
+        kept.sums.clear()
+        return status
+
+    async def set_policy(self, task_id: TaskId, policy: Policy, *, now: float) -> RoundStatus:
+        return self._step(task_id, PolicyChanged(policy), now)
+
+    async def put_metadata(
+        self, task_id: TaskId, participant_id: ParticipantId, *, round: int, key: str, value: str
+    ) -> None:
+        self._metadata.setdefault((task_id, key), {}).setdefault(round, {})[participant_id] = value
+
+    async def get_metadata(self, task_id: TaskId, *, round: int, key: str) -> tuple[int, Mapping[ParticipantId, str]]:
+        rounds = self._metadata.get((task_id, key), {})
+        newest = max((number for number in rounds if number <= round), default=None)
+        return (newest, dict(rounds[newest])) if newest is not None else (0, {})
+
+    async def watch(self) -> AsyncIterator[TaskId]:
+        hints: asyncio.Queue[TaskId] = asyncio.Queue()
+        self._watchers.add(hints)
+        try:
+            for task_id in await self.list_open_tasks():
+                yield task_id
+            while True:
+                yield await hints.get()
+        finally:
+            self._watchers.remove(hints)
+
+    def _known(self, task_id: TaskId, epoch: str) -> _Kept:
+        kept = self._tasks.get(task_id)
+        if kept is None or kept.round.epoch != epoch:
+            raise RoundMoved
+        return kept
+
+    def _step(self, task_id: TaskId, event: Event, now: float) -> RoundStatus:
+        kept = self._tasks.get(task_id)
+        if kept is None:
+            raise RoundMoved
+        before = kept.round.status
+        kept.round = step(kept.round, event, now)
+        after = kept.round.status
+        if replace(after, revision=before.revision) != before:  # a lease that is longer now is nobody's news
+            self._hint(task_id)
+        return after
+
+    def _hint(self, task_id: TaskId) -> None:
+        for hints in self._watchers:
+            hints.put_nowait(task_id)

@@ -1,0 +1,128 @@
+"""How rounds, policies, admissions and pointers are written in Redis, and read again. Knows no keys and no rules.
+
+    number, state, epoch, revision      the round
+    contributions, total_weight         what is in it; weight_cap is the cap on the latter
+    first_contribution_at               seconds, or empty
+    closer, closer_until                who computes the version, and until when; or empty
+    last_contributions                  of the round before
+    contributions_ever                  of all rounds before
+    min_participants, quorum_share, quorum_count, deadline_s, staleness_weights, max_total_weight
+                                        the policy; of share and count one is empty
+
+Everything is text that people can read too. Times are the shortest decimals that
+give the same double again, so that nothing is rounded on the way. An admission is
+`digest base_round weight round position`, a pointer `blob digest contributions
+total_weight`; no value has a space in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from learning.federated import Admission, Contribution, RoundStatus, State
+from learning.ids import ParticipantId, ReplicaId, TaskId
+from learning.policy import Policy
+from roundstore.store import SumPointer
+
+
+def from_time(seconds: float) -> str:
+    return repr(float(seconds))
+
+
+def _optional_time(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def from_policy(policy: Policy) -> dict[str, str]:
+    return {
+        "min_participants": str(policy.min_participants),
+        "quorum_share": "" if policy.quorum_share is None else from_time(policy.quorum_share),
+        "quorum_count": "" if policy.quorum_count is None else str(policy.quorum_count),
+        "deadline_s": from_time(policy.deadline_s),
+        "staleness_weights": ",".join(str(weight) for weight in policy.staleness_weights),
+        "max_total_weight": str(policy.max_total_weight),
+    }
+
+
+def _to_policy(fields: dict[str, str]) -> Policy:
+    return Policy(
+        min_participants=int(fields["min_participants"]),
+        quorum_share=float(fields["quorum_share"]) if fields["quorum_share"] else None,
+        quorum_count=int(fields["quorum_count"]) if fields["quorum_count"] else None,
+        deadline_s=float(fields["deadline_s"]),
+        staleness_weights=tuple(int(weight) for weight in fields["staleness_weights"].split(",")),
+        max_total_weight=int(fields["max_total_weight"]),
+    )
+
+
+def new_round(epoch: str, number: int, policy: Policy) -> dict[str, str]:
+    """The fields of a round that was just opened."""
+    return {
+        "epoch": epoch,
+        "number": str(number),
+        "state": State.COLLECTING.value,
+        "revision": "0",
+        "contributions": "0",
+        "total_weight": "0",
+        "weight_cap": str(policy.max_total_weight),
+        "first_contribution_at": "",
+        "closer": "",
+        "closer_until": "",
+        "last_contributions": "0",
+        "contributions_ever": "0",
+        **from_policy(policy),
+    }
+
+
+def to_status(task_id: TaskId, reply: Sequence[bytes], participants: int, absent_contributors: int) -> RoundStatus:
+    """`reply` is that of HGETALL inside a script: names and values in turn."""
+    fields = {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
+    return RoundStatus(
+        task_id=task_id,
+        epoch=fields["epoch"],
+        number=int(fields["number"]),
+        state=State(fields["state"]),
+        policy=_to_policy(fields),
+        revision=int(fields["revision"]),
+        participants=participants,
+        contributions=int(fields["contributions"]),
+        absent_contributors=absent_contributors,
+        total_weight=int(fields["total_weight"]),
+        weight_cap=int(fields["weight_cap"]),
+        first_contribution_at=_optional_time(fields["first_contribution_at"]),
+        closer=ReplicaId(fields["closer"]) if fields["closer"] else None,
+        closer_until=_optional_time(fields["closer_until"]),
+        last_contributions=int(fields["last_contributions"]),
+        contributions_ever=int(fields["contributions_ever"]),
+    )
+
+
+def from_contribution(contribution: Contribution) -> tuple[str, str, int, int]:
+    return contribution.participant_id, contribution.digest, contribution.base_round, contribution.weight
+
+
+def to_admission(participant_id: ParticipantId, packed: bytes) -> Admission:
+    digest, base_round, weight, number, position = packed.decode().split(" ")
+    return Admission(
+        participant_id=participant_id,
+        digest=digest,
+        base_round=int(base_round),
+        weight=int(weight),
+        round=int(number),
+        position=int(position),
+    )
+
+
+def from_pointer(pointer: SumPointer) -> str:
+    return f"{pointer.blob} {pointer.digest} {pointer.contributions} {pointer.total_weight}"
+
+
+def to_pointer(replica_id: ReplicaId, packed: bytes) -> SumPointer:
+    blob, digest, contributions, total_weight = packed.decode().split(" ")
+    return SumPointer(
+        replica_id=replica_id,
+        blob=blob,
+        digest=digest,
+        contributions=int(contributions),
+        total_weight=int(total_weight),
+    )

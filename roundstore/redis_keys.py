@@ -1,0 +1,74 @@
+"""Every key of the rounds in Redis is built here, and nowhere else.
+
+    disco:open_tasks                       set     the tasks that have a round
+    disco:rounds                           channel ids of tasks whose round changed
+    disco:{<task>}:round                   hash    the open round, without the names in it
+    disco:{<task>}:leases                  zset    participant → end of its lease, seconds
+    disco:{<task>}:admissions              hash    participant → admission in the open round
+    disco:{<task>}:absent                  set     contributors of the open round that are not present
+    disco:{<task>}:sums                    hash    replica → pointer to its partial sum of the open round
+    disco:{<task>}:admissions:<number>     hash    the same of a round that is over
+    disco:{<task>}:sums:<number>           hash    the same of a round that is over
+    disco:{<task>}:metadata:<key>          zset    rounds that have texts under this key
+    disco:{<task>}:metadata:<key>:<round>  hash    participant → text
+
+The braces are a hash tag: all keys of one task lie in the same slot of a Redis
+Cluster, so that one script may touch them together. What each key lives for is
+in docs/redis.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from learning.ids import TaskId, valid_id
+
+OPEN_TASKS = "disco:open_tasks"
+CHANNEL = "disco:rounds"
+
+CLOSED_ROUND_TTL_S = 2 * 3600
+"""How long admissions of a closed round are kept; an hour is promised."""
+METADATA_TTL_S = 25 * 3600
+"""How long texts are kept; a day is promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundKeys:
+    """The keys of one task's open round."""
+
+    round: str
+    leases: str
+    absent: str
+    admissions: str
+    sums: str
+
+
+def of_task(task_id: TaskId) -> RoundKeys:
+    prefix = _prefix(task_id)
+    return RoundKeys(
+        round=f"{prefix}:round",
+        leases=f"{prefix}:leases",
+        absent=f"{prefix}:absent",
+        admissions=f"{prefix}:admissions",
+        sums=f"{prefix}:sums",
+    )
+
+
+def closed_admissions(task_id: TaskId, number: int) -> str:
+    return f"{_prefix(task_id)}:admissions:{number}"
+
+
+def closed_sums(task_id: TaskId, number: int) -> str:
+    return f"{_prefix(task_id)}:sums:{number}"
+
+
+def metadata_rounds(task_id: TaskId, key: str) -> str:
+    return f"{_prefix(task_id)}:metadata:{valid_id(key, 'metadata')}"
+
+
+def metadata(task_id: TaskId, key: str, number: int) -> str:
+    return f"{metadata_rounds(task_id, key)}:{number}"
+
+
+def _prefix(task_id: TaskId) -> str:
+    return f"disco:{{{valid_id(task_id, 'task')}}}"

@@ -1,0 +1,43 @@
+"""How processes find Redis: the settings, and the client made from them. Knows nothing of what is kept there."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+
+MAX_CONNECTIONS = 64
+TIMEOUT_S = 5.0
+HEALTH_CHECK_S = 10
+
+
+class RedisSettings(BaseSettings):
+    """A fragment: processes that keep rounds inherit it."""
+
+    model_config = SettingsConfigDict(env_prefix="DISCO_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="The Redis that all processes share: redis://, rediss:// or unix:///path/to/socket.",
+    )
+
+
+def connect(url: str) -> Redis:
+    """A client that connects when it is first used; replies are bytes. Close it with `aclose`.
+
+    Every command ends within a few timeouts, and a lost connection is replaced
+    once before the caller hears of it: all commands sent through it may be sent twice.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=TIMEOUT_S,
+        socket_timeout=TIMEOUT_S,
+        health_check_interval=HEALTH_CHECK_S,
+        retry=Retry(ConstantBackoff(0.02), retries=1),
+        protocol=2,
+        decode_responses=False,
+    )
+    return Redis.from_pool(pool)
