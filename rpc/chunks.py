@@ -1,0 +1,73 @@
+"""Weights in chunks: cutting them up for a stream, and collecting them again under limits.
+
+Knows sizes, silence and SHA-256; nothing of tensors, nor of which call streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from typing import Protocol
+
+from learning.refusals import InvalidWeights, MalformedMessage, StreamStalled, TooLarge
+
+CHUNK_BYTES = 1 << 20
+MAX_FRAME_BYTES = (4 << 20) + (64 << 10)
+"""The largest single gRPC message: 4 MiB, and slack for what surrounds them."""
+
+
+class MessageOfParts(Protocol):
+    """A message of a stream that carries weights: `oneof part { header, weights_chunk }`."""
+
+    @property
+    def weights_chunk(self) -> bytes: ...
+
+    def WhichOneof(self, oneof_group: str, /) -> str | None: ...  # noqa: N802 (protobuf's name)
+
+
+def chunks_of(buffer: bytes | bytearray | memoryview) -> Iterator[bytes]:
+    """The bytes of a buffer in order, 1 MiB at a time; nothing for an empty one."""
+    with memoryview(buffer) as whole, whole.cast("B") as octets:
+        for start in range(0, len(octets), CHUNK_BYTES):
+            yield bytes(octets[start : start + CHUNK_BYTES])
+
+
+async def chunk_parts(messages: AsyncIterable[MessageOfParts]) -> AsyncIterator[bytes]:
+    """The chunks of the messages that follow a header. Raises MalformedMessage for any other message."""
+    async for message in messages:
+        if message.WhichOneof("part") != "weights_chunk":
+            raise MalformedMessage(problem="only chunks of weights may follow the header")
+        yield message.weights_chunk
+
+
+async def collect(chunks: AsyncIterable[bytes], *, size: int, limit: int, idle_timeout: float) -> tuple[bytearray, str]:
+    """Collects `size` announced bytes; returns them and their SHA-256 in hex.
+
+    Raises TooLarge before anything is read where more than `limit` bytes are
+    announced, InvalidWeights as soon as more came than announced or when fewer came,
+    MalformedMessage for an empty chunk, and StreamStalled where `idle_timeout` seconds pass between two chunks. Holds
+    no more memory than has arrived.
+    """
+    if size > limit:
+        raise TooLarge(limit_bytes=limit)
+    collected = bytearray()
+    digest = hashlib.sha256()
+    iterator = aiter(chunks)
+    while True:
+        try:
+            async with asyncio.timeout(idle_timeout):
+                chunk = await anext(iterator)
+        except StopAsyncIteration:
+            break
+        except TimeoutError:
+            raise StreamStalled(seconds=f"{idle_timeout:g}") from None
+        if not chunk:
+            raise MalformedMessage(problem="a chunk is empty")  # else an endless stream of them would never stall
+        if len(collected) + len(chunk) > size:
+            raise InvalidWeights(problem=f"more than the announced {size} bytes came")
+        collected += chunk
+        digest.update(chunk)
+    if len(collected) != size:
+        raise InvalidWeights(problem=f"{len(collected)} bytes came, {size} were announced")
+    return collected, digest.hexdigest()

@@ -1,0 +1,136 @@
+"""What surrounds every call that a server answers: errors, request id, metrics, and the end of endless streams.
+
+    DiscoError                       its status with details (`rpc.status`)
+    anything else                    INTERNAL, logged once with the request id
+    cancellation, context.abort      passed through untouched
+
+All four kinds of methods are wrapped, whether their handlers are coroutines or
+asynchronous generators. Knows no method of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+
+from learning.refusals import DiscoError, Fault, InternalError, ShuttingDown
+from rpc.handlers import Behaviour, Context, Continuation, Handler, behaviour_of, with_behaviour
+from rpc.metrics import CallMetrics
+from rpc.status import DETAILS_KEY, STATUS_BY_REASON, to_rich_status
+
+REQUEST_ID_KEY = "x-request-id"
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_log = structlog.stdlib.get_logger("rpc")
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every call; see the module. `endless` are the methods whose streams end only with the process."""
+
+    def __init__(
+        self, metrics: CallMetrics, endless: Collection[str] = (), *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._metrics = metrics
+        self._endless = frozenset(endless)
+        self._clock = clock
+        self._endless_calls: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Handler | None:
+        handler = await continuation(details)
+        if handler is None:
+            return None  # no such method: gRPC answers UNIMPLEMENTED
+        return with_behaviour(handler, self._surrounded(behaviour_of(handler), details.method))
+
+    def end_streams(self) -> None:
+        """Ends the endless streams with SHUTDOWN, those that are open and those that are still to come."""
+        self._stopping = True
+        for call in self._endless_calls:
+            call.cancel()
+
+    def _surrounded(self, behaviour: Behaviour, method: str) -> Behaviour:
+        answer = self._until_stopped(behaviour) if method in self._endless else behaviour
+
+        async def surrounded(request: Any, context: Context) -> Any:
+            started = self._clock()
+            request_id = _request_id(context)
+            code = "CANCELLED"
+            try:
+                with structlog.contextvars.bound_contextvars(request_id=request_id):
+                    response = await self._answered(answer, request, context, request_id=request_id, method=method)
+                code = _code_name(context)
+                return response
+            except grpc.aio.AbortError:
+                code = _code_name(context)
+                raise
+            finally:
+                self._metrics.answered(method, code=code, seconds=self._clock() - started)
+
+        return surrounded
+
+    async def _answered(
+        self, answer: Behaviour, request: Any, context: Context, *, request_id: str, method: str
+    ) -> Any:
+        """Ends in a response, in an abort, or in a cancellation."""
+        try:
+            return await answer(request, context)
+        except grpc.aio.AbortError:
+            raise
+        except DiscoError as error:
+            if isinstance(error, Fault) and not isinstance(error, ShuttingDown):
+                _log.warning("rpc.fault", method=method, reason=error.reason, sentence=str(error))
+            await _abort(context, error)
+        # The interceptor: whatever a handler did not foresee must become an answer, and one line in the log.
+        except Exception:
+            if context.cancelled():
+                raise  # the caller is gone and cannot be written to, which is nobody's bug
+            if _code_name(context) == "UNIMPLEMENTED":
+                raise  # a method that is left to the generated servicer
+            _log.exception("rpc.failed", method=method)
+            await _abort(context, InternalError(request_id=request_id))
+
+    def _until_stopped(self, behaviour: Behaviour) -> Behaviour:
+        async def until_stopped(request: Any, context: Context) -> Any:
+            if self._stopping:
+                raise ShuttingDown
+            call = asyncio.current_task()
+            assert call is not None, "gRPC runs every call in a task"
+            self._endless_calls.add(call)
+            try:
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                if not self._stopping or context.cancelled():
+                    raise
+                call.uncancel()
+                raise ShuttingDown from None
+            finally:
+                self._endless_calls.discard(call)
+
+        return until_stopped
+
+
+async def _abort(context: Context, error: DiscoError) -> NoReturn:
+    status = to_rich_status(error)
+    await context.abort(STATUS_BY_REASON[error.reason], status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def _request_id(context: Context) -> str:
+    """The caller's, so that one id runs through all processes; a new one where there is none, or no proper one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def _code_name(context: Context) -> str:
+    """Name of the status a handler set; gRPC keeps it as a number, 0 where none was set."""
+    code: Any = context.code()
+    number = code.value[0] if isinstance(code, grpc.StatusCode) else code
+    return _NAMES[number]
