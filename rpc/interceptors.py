@@ -92,7 +92,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if context.cancelled():
                 raise  # the caller is gone and cannot be written to, which is nobody's bug
             if _code_name(context) == "UNIMPLEMENTED":
-                raise  # a method that is left to the generated servicer
+                # A method that is left to the generated servicer, which raises NotImplementedError.
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented here.")
             _log.exception("rpc.failed", method=method)
             await _abort(context, InternalError(request_id=request_id))
 
@@ -130,7 +131,7 @@ def _request_id(context: Context) -> str:
 
 
 def _code_name(context: Context) -> str:
-    """Name of the status a handler set; gRPC keeps it as a number, 0 where none was set."""
+    """Name of the status a handler set; gRPC keeps it as a number, and as 0 or None where none was set."""
     code: Any = context.code()
     number = code.value[0] if isinstance(code, grpc.StatusCode) else code
-    return _NAMES[number]
+    return _NAMES[number or 0]
