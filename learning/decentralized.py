@@ -13,6 +13,11 @@ Rule 2: this file does not know about Redis, gRPC, clocks, tokens in the clear, 
     LeasesChecked   every seat whose lease has ended is given up
     TimePassed      nothing
 
+The seat in an event is as its stream knows it; `since_round` is then the first
+round whose list the peer has not been sent. A peer that was grouped in such a
+round is not marked again, so that a mark may be written twice where nobody
+knows whether it was written once.
+
 An open stream whose seat is missing gets it back: the store may have forgotten
 the seat, but the peer at the other end is there. A number of a round that has
 been used is never used again while anybody is there who remembers it.
@@ -246,6 +251,8 @@ def _changed(round: DecentralizedRound, event: Event, now: float) -> Decentraliz
             held = _is_held_by(round, seat)
             if held is False:
                 raise PeerReplaced(peer_id=seat.peer_id)
+            if missed_group(round, seat.peer_id, next_round=seat.since_round):
+                return round
             seated = round if held else _seated(round, seat)
             earlier = seated.marks.get(seat.peer_id)
             mark = ReadyMark(since=earlier.since if earlier else now, until=until)

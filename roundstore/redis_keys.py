@@ -11,6 +11,11 @@
     disco:{<task>}:sums:<number>           hash    the same of a round that is over
     disco:{<task>}:metadata:<key>          zset    rounds that have texts under this key
     disco:{<task>}:metadata:<key>:<round>  hash    participant → text
+    disco:{<task>}:peers                   hash    the decentralized round: revision, body
+    disco:{<task>}:held:<peer>             list    signals for a peer between two streams
+    disco:peer_ids                         string  the newest peer id
+    disco:peers                            channel tasks whose decentralized round changed, with its revision
+    disco:signals:<replica>                channel signals for the peers whose streams the replica holds
 
 The braces are a hash tag: all keys of one task lie in the same slot of a Redis
 Cluster, so that one script may touch them together. What each key lives for is
@@ -21,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from learning.ids import TaskId, valid_id
+from learning.ids import PeerId, ReplicaId, TaskId, valid_id
 
 OPEN_TASKS = "disco:open_tasks"
 CHANNEL = "disco:rounds"
@@ -68,6 +73,27 @@ def metadata_rounds(task_id: TaskId, key: str) -> str:
 
 def metadata(task_id: TaskId, key: str, number: int) -> str:
     return f"{metadata_rounds(task_id, key)}:{number}"
+
+
+PEER_IDS = "disco:peer_ids"
+PEERS_CHANNEL = "disco:peers"
+
+PEERS_TTL_S = 7 * 24 * 3600
+"""How long a decentralized round is kept after its last change; peers who are there renew their leases."""
+HELD_SIGNALS_TTL_S = 15
+"""How long signals wait for their peer to come back: about as long as a WebRTC negotiation has patience."""
+
+
+def peers(task_id: TaskId) -> str:
+    return f"{_prefix(task_id)}:peers"
+
+
+def held_signals(task_id: TaskId, peer_id: PeerId) -> str:
+    return f"{_prefix(task_id)}:held:{valid_id(peer_id, 'peer')}"
+
+
+def signals_channel(replica_id: ReplicaId) -> str:
+    return f"disco:signals:{valid_id(replica_id, 'replica')}"
 
 
 def _prefix(task_id: TaskId) -> str:

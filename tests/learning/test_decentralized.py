@@ -270,6 +270,12 @@ def test_marking_again_keeps_the_start_and_moves_the_end() -> None:
     assert current.marks == {peer(1): ReadyMark(since=NOW, until=NOW + 12)}
 
 
+def test_a_mark_that_is_written_again_after_its_group_was_formed_is_no_mark_for_the_next_round() -> None:
+    current = after(a_round(1, 2), MarkedReady(seat(1), None), MarkedReady(seat(2), None))
+    assert after(current, MarkedReady(seat(1), None)) is current
+    assert list(after(current, MarkedReady(seat(1, since_round=1), None)).marks) == ["1"]
+
+
 def test_a_round_with_nobody_ready_settles_never() -> None:
     assert look_again_at(a_round(1, 2), POLICY) is None
 
@@ -318,7 +324,10 @@ def test_nobody_may_signal_a_peer_that_is_gone() -> None:
 def test_only_the_newest_groups_are_remembered() -> None:
     current = a_round(1, 2)
     for _ in range(GROUPS_KEPT + 3):
-        current = after(current, MarkedReady(seat(1), None), MarkedReady(seat(2), None))
+        told = current.number
+        current = after(
+            current, MarkedReady(seat(1, since_round=told), None), MarkedReady(seat(2, since_round=told), None)
+        )
     assert [group.round for group in current.groups] == list(range(3, GROUPS_KEPT + 3))
 
 
@@ -377,7 +386,7 @@ class World:
             return self.apply(TimePassed())
         if who not in self.seats:
             return self.apply(TimePassed())
-        held = self.seats[who]
+        held = replace(self.seats[who], since_round=self.round.number)
         events: dict[str, Callable[[], Event]] = {
             "mark": lambda: MarkedReady(held, self.now + 9),
             "mark for ever": lambda: MarkedReady(held, None),
