@@ -1,0 +1,107 @@
+"""Files written whole, in place, or once: the blocking half of the directory store.
+
+Knows paths, and nothing of names, event loops or settings. Every function may
+raise OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from blobstore.store import Buffer
+
+Result = TypeVar("Result")
+
+FOLDER_ATTEMPTS = 10
+
+
+def write_whole(path: Path, temporary: Path, parts: Sequence[Buffer], *, replace: bool, sync: bool) -> None:
+    """Writes `temporary`, then gives it the name `path`: readers see all of it or nothing of it.
+
+    Raises FileExistsError where `replace` is false and there is a file already; of two at once, one gets it.
+    """
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        _write(descriptor, parts, sync=sync)
+        # A link, unlike a rename, does not replace what is there.
+        _in_folder(path, lambda: os.replace(temporary, path) if replace else os.link(temporary, path))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def write_in_place(path: Path, parts: Sequence[Buffer]) -> None:
+    """Writes over the file that is there, from its start, and cuts it to the new length."""
+    descriptor = _in_folder(path, lambda: os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+    _write(descriptor, parts, sync=False)
+
+
+def _write(descriptor: int, parts: Sequence[Buffer], *, sync: bool) -> None:
+    with open(descriptor, "wb", buffering=0) as file:
+        for part in parts:
+            rest = memoryview(part).cast("B")
+            while rest:
+                rest = rest[file.write(rest) :]
+        file.truncate()
+        if sync:
+            os.fsync(descriptor)
+
+
+def _in_folder(path: Path, act: Callable[[], Result]) -> Result:
+    """Does what needs the folder of `path`, which `delete` of another file may remove at any moment."""
+    for _ in range(FOLDER_ATTEMPTS):
+        try:
+            return act()
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    return act()
+
+
+def delete(path: Path, root: Path) -> None:
+    """Removes a file, and the folders that are empty then. No error where it is not there."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        os.unlink(path)
+    with contextlib.suppress(OSError):  # not empty, most of the time
+        for folder in path.parents:
+            if folder == root:
+                return
+            folder.rmdir()
+
+
+def sync(paths: Iterable[Path], root: Path) -> None:
+    """Makes files, and the folders that name them down from `root`, survive a loss of power."""
+    folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(root)}
+    for path in (*paths, *folders):
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def names_below(folder: Path, root: Path) -> list[str]:
+    """Every file below a folder, by its path from `root`, sorted. None where there is no such folder."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
+    found = []
+    for where, _, files in os.walk(folder, onerror=fail):
+        prefix = os.path.relpath(where, root)
+        found += [file if prefix == "." else f"{prefix}/{file}" for file in files]
+    return sorted(found)
+
+
+def remove_older(folder: Path, seconds: float) -> None:
+    """Removes the files of a folder that nobody wrote to for so long."""
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # somebody else was first, or it is finished
+            if entry.stat().st_mtime < time.time() - seconds:
+                os.unlink(entry.path)
