@@ -44,6 +44,7 @@ KNOWN_NAMES = frozenset(
         "MAX_MESSAGE_BYTES",
         "METRICS_HOST",
         "PARTICIPANT_LEASE_S",
+        "PUBLISH_ADDRESS",  # of docker-compose.yml alone
         "POLL_HOLD_S",
         "REDIS_URL",
         "SERVICE_HOST",
