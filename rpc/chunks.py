@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 from learning.refusals import InvalidWeights, MalformedMessage, StreamStalled, TooLarge
 
@@ -23,7 +23,7 @@ class MessageOfParts(Protocol):
     @property
     def weights_chunk(self) -> bytes: ...
 
-    def WhichOneof(self, oneof_group: str, /) -> str | None: ...  # noqa: N802 (protobuf's name)
+    def WhichOneof(self, oneof_group: Literal["part"], /) -> str | None: ...  # noqa: N802 (protobuf's name)
 
 
 def chunks_of(buffer: bytes | bytearray | memoryview) -> Iterator[bytes]:

@@ -1,0 +1,160 @@
+"""The tasks of this server: listed, read, created once, each with the versions of its model.
+
+Keeps nothing in memory: any number of replicas work on one blob store. Knows no
+gRPC, no round and no participant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from blobstore import names, records
+from blobstore.records import LedgerEntry, Model, TaskRecord
+from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
+from learning.ids import TaskId
+from learning.refusals import InvalidTask, StoredDataDamaged, TaskAlreadyExists, TaskNotFound
+from learning.task import Task
+from services.task_service.default_tasks import DEFAULT_TASKS
+from services.task_service.new_model import BYTES_PER_WEIGHT, prepare
+
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+MAX_REQUEST_ID = 128
+_DEFAULT_TASK_REQUEST = "default-task"
+
+_log = structlog.stdlib.get_logger("task_service")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """One version of a task's model."""
+
+    task_id: TaskId
+    model: Model
+    entry: LedgerEntry
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights."""
+        return self.model.size * BYTES_PER_WEIGHT
+
+
+class Catalog:
+    """`max_bytes` limits the weights of one model. Every method raises StoreUnavailable."""
+
+    def __init__(self, store: BlobStore, *, max_bytes: int) -> None:
+        self._store = store
+        self._max_bytes = max_bytes
+
+    async def page(self, *, size: int, after: str) -> tuple[list[TaskRecord], str]:
+        """Tasks in the order of their ids, from behind `after` on, and what to ask for next ("" at the end).
+
+        One damaged record does not hide the others: it is logged and left out.
+        """
+        size = min(size or DEFAULT_PAGE, MAX_PAGE)
+        task_ids = [task_id for task_id in await records.list_tasks(self._store) if task_id > after]
+        page = task_ids[:size]
+        found = []
+        for task_id in page:
+            try:
+                found.append(await records.read_task(self._store, task_id))
+            except (StoredDataDamaged, TaskNotFound) as error:
+                _log.error("task.left_out", task_id=task_id, reason=error.reason)
+        return found, page[-1] if len(task_ids) > size else ""
+
+    async def task(self, task_id: TaskId) -> tuple[TaskRecord, Model]:
+        """Raises TaskNotFound, StoredDataDamaged."""
+        record = await records.read_task(self._store, task_id)
+        return record, await self._model(record)
+
+    async def version(self, task_id: TaskId, number: int | None) -> StoredVersion:
+        """The version of this number, else the newest. Raises TaskNotFound, VersionNotFound, StoredDataDamaged."""
+        _, model = await self.task(task_id)
+        newest = await records.newest_version(self._store, task_id) if number is None else number
+        entry = await records.read_ledger_entry(self._store, task_id, newest)
+        return StoredVersion(task_id, model, entry)
+
+    async def weights(self, version: StoredVersion, *, chunk_size: int) -> AsyncGenerator[bytes, None]:
+        """The weights of a version, chunk by chunk.
+
+        The digest is known only at the end, so StoredDataDamaged may be raised
+        after the last chunk: what came before must then be thrown away.
+        """
+        name = names.weights(version.task_id, version.entry.digest)
+        digest, size = hashlib.sha256(), 0
+        try:
+            async for chunk in self._store.read_chunks(name, chunk_size=chunk_size):
+                digest.update(chunk)
+                size += len(chunk)
+                if size > version.size:
+                    raise StoredDataDamaged(name=name)
+                yield chunk
+        except BlobMissing:
+            raise StoredDataDamaged(name=name) from None
+        if size != version.size or digest.hexdigest() != version.entry.digest:
+            raise StoredDataDamaged(name=name)
+
+    async def create(
+        self, task: Task, offered: Model, weights: Buffer | None, *, request_id: str, now: float
+    ) -> TaskRecord:
+        """Creates a task once; the same request id and content get the same answer again.
+
+        Raises TaskAlreadyExists, InvalidModel, InvalidTask, InvalidWeights, WeightsNotFinite, TooLarge.
+        """
+        if len(request_id) > MAX_REQUEST_ID:
+            raise InvalidTask(field="request_id", problem=f"is longer than {MAX_REQUEST_ID} characters")
+        existing = await self._existing(task.task_id)
+        if existing is not None and (not request_id or existing.request_id != request_id):
+            raise TaskAlreadyExists(task_id=task.task_id)
+        model, values = await asyncio.to_thread(prepare, task, offered, weights, max_bytes=self._max_bytes)
+        if existing is None:
+            try:
+                return await records.write_task(
+                    self._store, task, model, values.data.cast("B"), request_id=request_id, now=now
+                )
+            except BlobExists:
+                existing = await records.read_task(self._store, task.task_id)
+        asked = (request_id, task, _sha256(records.encode(model)), _sha256(values.data.cast("B")))
+        if not request_id or asked != _asked(existing):
+            raise TaskAlreadyExists(task_id=task.task_id)
+        return existing
+
+    async def add_default_tasks(self, task_ids: Sequence[str], *, now: float) -> None:
+        """Creates those that are not there; what is there stays as it is, whatever it is."""
+        there: Collection[str] = set(await records.list_tasks(self._store))
+        for task_id in task_ids:
+            if task_id in there:
+                continue
+            default = await asyncio.to_thread(DEFAULT_TASKS[task_id])
+            offered = Model(default.kind, default.topology_json, ())
+            try:
+                await self.create(default.task, offered, None, request_id=_DEFAULT_TASK_REQUEST, now=now)
+            except TaskAlreadyExists:
+                continue  # another replica was first, with a task of another release perhaps
+            _log.info("task.created", task_id=task_id)
+
+    async def _existing(self, task_id: TaskId) -> TaskRecord | None:
+        try:
+            return await records.read_task(self._store, task_id)
+        except TaskNotFound:
+            return None
+
+    async def _model(self, record: TaskRecord) -> Model:
+        try:
+            return await records.read_model(self._store, record)
+        except BlobMissing:
+            raise StoredDataDamaged(name=names.model(record.task.task_id, record.model_digest)) from None
+
+
+def _asked(record: TaskRecord) -> tuple[str, Task, str, str]:
+    """What makes two requests the same."""
+    return record.request_id, record.task, record.model_digest, record.initial_digest
+
+
+def _sha256(data: Buffer) -> str:
+    return hashlib.sha256(data).hexdigest()

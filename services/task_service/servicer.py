@@ -1,0 +1,152 @@
+"""disco.task.v1.TaskService: messages in, messages out; the catalog decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from disco.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from blobstore.records import Model, TaskRecord, WeightSpec
+from learning.ids import task_id
+from learning.refusals import InvalidModel, MalformedMessage, StreamStalled, TooLarge
+from rpc.chunks import CHUNK_BYTES, chunk_parts, collect
+from rpc.task_messages import task_from_proto, task_to_proto
+from services.task_service.catalog import Catalog
+from services.task_service.topology.document import MAX_DIMENSION, MAX_JSON_BYTES
+from services.task_service.topology.weights import MAX_TENSORS
+
+IDLE_TIMEOUT_S = 30.0
+RECEIVE_TIMEOUT_S = 600.0
+"""For all weights together: few tasks are created at once, and a trickle must not hold such a place for ever."""
+MAX_CREATIONS = 2
+"""Tasks that are created at the same time; each may hold a model and a topology in memory."""
+
+_KINDS = {task_pb2.Model.KIND_TFJS: "tfjs", task_pb2.Model.KIND_GPT: "gpt"}
+
+
+class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
+    """`clock` tells seconds since the epoch; `max_bytes` limits the weights of one task."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        clock: Callable[[], float],
+        max_bytes: int,
+        idle_timeout: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._idle_timeout = idle_timeout
+        self._creations = asyncio.Semaphore(MAX_CREATIONS)
+
+    async def ListTasks(  # noqa: N802 (the name in the contract)
+        self, request: task_service_pb2.ListTasksRequest, context: Any
+    ) -> task_service_pb2.ListTasksResponse:
+        page, token = await self._catalog.page(size=request.page_size, after=request.page_token)
+        return task_service_pb2.ListTasksResponse(
+            tasks=[_task_message(record) for record in page], next_page_token=token
+        )
+
+    async def GetTask(  # noqa: N802
+        self, request: task_service_pb2.GetTaskRequest, context: Any
+    ) -> task_service_pb2.GetTaskResponse:
+        record, model = await self._catalog.task(task_id(request.task_id))
+        return task_service_pb2.GetTaskResponse(task=_task_message(record), model=_model_message(model))
+
+    async def CreateTask(  # noqa: N802
+        self, request_iterator: AsyncIterator[task_service_pb2.CreateTaskRequest], context: Any
+    ) -> task_service_pb2.CreateTaskResponse:
+        messages = aiter(request_iterator)
+        first = await anext(messages, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise MalformedMessage(problem="the first message must be a header")
+        header = first.header
+        task = task_from_proto(header.task)
+        offered = _model(header.model)
+        if header.weights_size > self._max_bytes:
+            raise TooLarge(limit_bytes=self._max_bytes)
+        async with self._creations:
+            weights = await self._received(messages, size=header.weights_size)
+            record = await self._catalog.create(
+                task, offered, weights or None, request_id=header.request_id, now=self._clock()
+            )
+        return task_service_pb2.CreateTaskResponse(
+            task=_task_message(record), weights_sha256=bytes.fromhex(record.initial_digest)
+        )
+
+    async def _received(self, messages: AsyncIterator[task_service_pb2.CreateTaskRequest], *, size: int) -> bytearray:
+        try:
+            async with asyncio.timeout(RECEIVE_TIMEOUT_S):
+                weights, _ = await collect(
+                    chunk_parts(messages), size=size, limit=self._max_bytes, idle_timeout=self._idle_timeout
+                )
+        except TimeoutError:
+            raise StreamStalled(seconds=f"{RECEIVE_TIMEOUT_S:g}") from None
+        return weights
+
+    async def DownloadModel(  # noqa: N802
+        self, request: task_service_pb2.DownloadModelRequest, context: Any
+    ) -> AsyncIterator[task_service_pb2.DownloadModelResponse]:
+        number = request.version if request.HasField("version") else None
+        version = await self._catalog.version(task_id(request.task_id), number)
+        yield task_service_pb2.DownloadModelResponse(
+            header=task_service_pb2.DownloadModelResponse.Header(
+                model=_model_message(version.model),
+                version=version.entry.version,
+                weights_size=version.size,
+                weights_sha256=bytes.fromhex(version.entry.digest),
+            )
+        )
+        async with aclosing(self._catalog.weights(version, chunk_size=CHUNK_BYTES)) as chunks:
+            async for chunk in chunks:
+                yield task_service_pb2.DownloadModelResponse(weights_chunk=chunk)
+
+
+def _task_message(record: TaskRecord) -> task_pb2.Task:
+    message = task_to_proto(record.task)
+    created = Timestamp()
+    created.FromNanoseconds(round(record.create_time * 1e9))
+    message.create_time.CopyFrom(created)
+    return message
+
+
+def _model_message(model: Model) -> task_pb2.Model:
+    kind = next(value for value, name in _KINDS.items() if name == model.kind)
+    return task_pb2.Model(
+        kind=kind,
+        topology_json=model.topology_json.encode(),
+        weight_specs=[task_pb2.WeightSpec(name=spec.name, shape=spec.shape) for spec in model.weight_specs],
+        training_config_json=model.training_config_json.encode(),
+    )
+
+
+def _model(message: task_pb2.Model) -> Model:
+    """Raises InvalidModel."""
+    kind = _KINDS.get(message.kind)
+    if kind is None:
+        raise InvalidModel(problem="kind must say what it is, KIND_TFJS or KIND_GPT")
+    if len(message.weight_specs) > MAX_TENSORS:
+        raise InvalidModel(problem=f"it has more than {MAX_TENSORS} tensors")
+    if any(size > MAX_DIMENSION for spec in message.weight_specs for size in spec.shape):
+        raise InvalidModel(problem="a dimension of a weight spec is too large")
+    return Model(
+        kind=kind,
+        topology_json=_text(message.topology_json, "the topology"),
+        weight_specs=tuple(WeightSpec(spec.name, tuple(spec.shape)) for spec in message.weight_specs),
+        training_config_json=_text(message.training_config_json, "the training configuration"),
+    )
+
+
+def _text(data: bytes, what: str) -> str:
+    if len(data) > MAX_JSON_BYTES:
+        raise InvalidModel(problem=f"{what} is larger than {MAX_JSON_BYTES} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidModel(problem=f"{what} is not UTF-8") from None
