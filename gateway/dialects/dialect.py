@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from disco.task.v1.task_pb2 import Model
+
 from gateway.dialects.messages import ClientMessage, EncodedWeights, ServerMessage, Shapes
 from learning.task import Task
 

@@ -1,0 +1,271 @@
+"""Reads a task that somebody uploads, in the shape of any generation or of the web form.
+
+Fills gaps by the rules of protocol section 5.6 and refuses with the JSON path of
+what cannot be read. Knows no HTTP; of the model only what the caller says of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from gateway.dialects.json_fields import Fields
+from learning.ids import task_id
+from learning.policy import Policy
+from learning.refusals import InvalidPolicy, InvalidTask
+from learning.task import DataExample, DataKind, DisplayInformation, Scheme, Task, TrainingInformation
+
+PREPROCESSING: Final[Mapping[DataKind, tuple[str, ...]]] = {
+    DataKind.IMAGE: ("resize", "normalize"),
+    DataKind.TABULAR: ("sanitize", "normalize"),
+    DataKind.TEXT: ("tokenize", "left_padding"),
+}
+"""What the numbers 0 and 1 stand for in `preprocessingFunctions`, from G22 on."""
+
+_JSON_PATHS: Final = {
+    "display.title": "displayInformation.taskTitle",
+    "display.preview": "displayInformation.summary.preview",
+    "display.overview": "displayInformation.summary.overview",
+    "display.data_format": "displayInformation.dataFormatInformation",
+    "training.round_duration_batches": "trainingInformation.roundDuration",
+    "training.round_duration_epochs": "trainingInformation.roundDuration",
+    "training.image_height": "trainingInformation.IMAGE_H",
+    "training.image_width": "trainingInformation.IMAGE_W",
+    "training.labels": "trainingInformation.LABEL_LIST",
+    "training.preprocessing": "trainingInformation.preprocessingFunctions",
+    "training.model_id": "trainingInformation.modelID",
+    "training.model_url": "trainingInformation.modelURL",
+    "training.optimizer": "trainingInformation.modelCompileData.optimizer",
+    "training.loss": "trainingInformation.modelCompileData.loss",
+    "training.metrics": "trainingInformation.modelCompileData.metrics",
+}
+"""Names of the record that are not simply camelCase in the documents."""
+
+_DEFAULT_MINIMUM: Final = {Scheme.FEDERATED: 2, Scheme.DECENTRALIZED: 3, Scheme.LOCAL: 1}
+
+
+def parse_task(
+    document: object, *, dialect_hint: str = "", tensor_backend: str = "tfjs", training_config_json: bytes = b""
+) -> Task:
+    """The task in a document. What was uploaded beside it fills gaps: the kind of model and how it is compiled.
+
+    `dialect_hint` is the dialect the upload spoke, "" where that is unknown: it decides what ambiguous fields mean.
+    Raises InvalidTask with the JSON path of the field; InvalidId.
+    """
+    if not isinstance(document, Mapping):
+        raise InvalidTask(field="task", problem="is no object")
+    reader = _Reader(document, dialect_hint, tensor_backend=tensor_backend, training_config=training_config_json)
+    try:
+        return reader.task()
+    except InvalidTask as refusal:
+        name = refusal.variables["field"]
+        raise InvalidTask(field=_json_path(name), problem=refusal.variables["problem"]) from None
+
+
+def _json_path(name: str) -> str:
+    if name in _JSON_PATHS:
+        return _JSON_PATHS[name]
+    record, _, rest = name.partition(".")
+    if record not in ("display", "training"):
+        return name
+    return f"{record}Information." + re.sub(r"_(\w)", lambda match: match[1].upper(), rest)
+
+
+class _Reader:
+    """One document on its way to a task."""
+
+    def __init__(
+        self, document: Mapping[str, object], dialect: str, *, tensor_backend: str, training_config: bytes
+    ) -> None:
+        display, training = document.get("displayInformation"), document.get("trainingInformation")
+        self._document = Fields({"": document})
+        self._display = Fields({"displayInformation": display, "": document})
+        summary = self._display.find("summary")
+        self._summary = Fields({"displayInformation.summary": summary, "displayInformation": display, "": document})
+        inside = training if isinstance(training, Mapping) else {}
+        nested = ("privacy", "privacyParameters", "modelCompileData", "modelTrainData")
+        self._training = Fields(
+            {"trainingInformation": training}
+            | {f"trainingInformation.{name}": inside.get(name) for name in nested}
+            | {"": document}
+            | {name: document.get(name) for name in nested}
+        )
+        self._compiled = _compiled(training_config)
+        self._tensor_backend = tensor_backend
+        self._counts_batches = dialect == "g21" or (not dialect and document.get("id") is None)
+
+    def task(self) -> Task:
+        scheme, kind = self._scheme(), self._data_kind()
+        return Task(
+            task_id=task_id(self._id()),
+            scheme=scheme,
+            data_kind=kind,
+            display=self._display_information(),
+            training=self._training_information(kind),
+            policy=self._policy(scheme),
+        )
+
+    def _id(self) -> str:
+        """The id; where the form sent none, the title as one."""
+        given = self._document.text("id", "taskID", "taskId") or self._training.text("id", "taskID", "taskId")
+        return given or re.sub(r"[^A-Za-z0-9_.-]+", "_", self._title()).strip("_")[:128]
+
+    def _title(self) -> str:
+        return self._display.text("taskTitle", "title") or self._document.text("id", "taskID", "taskId")
+
+    def _scheme(self) -> Scheme:
+        name = self._training.text("scheme").strip().lower() or "federated"
+        if name not in {scheme.value for scheme in Scheme}:
+            raise InvalidTask(field=self._training.path("scheme"), problem="is not federated, decentralized or local")
+        return Scheme(name)
+
+    def _data_kind(self) -> DataKind:
+        """The kind; of a label such as "Image (.png, .jpg)" the first word."""
+        label = re.match(r"\s*(\w*)", self._training.text("dataType"))
+        name = label[1].lower() if label else ""
+        if not name:
+            name = "image" if self._training.find("IMAGE_H") is not None else "tabular"
+        if name not in {kind.value for kind in DataKind}:
+            raise InvalidTask(field=self._training.path("dataType"), problem="is not image, tabular or text")
+        return DataKind(name)
+
+    def _display_information(self) -> DisplayInformation:
+        display = self._display
+        summary = self._display.find("summary")
+        example = tuple(
+            DataExample(cell.text("columnName", "name"), cell.text("columnData", "data"))
+            for cell in display.objects("dataExample")
+        )
+        sample = Fields({"displayInformation.sampleDataset": display.find("sampleDataset")})
+        return DisplayInformation(
+            title=self._title(),
+            preview=summary if isinstance(summary, str) else self._summary.text("preview"),
+            overview=self._summary.text("overview"),
+            tradeoffs=display.text("tradeoffs"),
+            limitations=display.text("limitations"),
+            model=_text_only(display.find("model")),
+            data_format=display.text("dataFormatInformation"),
+            data_example_text=display.text("dataExampleText"),
+            data_example_image=_absolute(display.text("dataExampleImage")),
+            data_example=example,
+            headers=display.texts("headers"),
+            sample_dataset_link=_absolute(display.text("sampleDatasetLink") or sample.text("link")),
+            sample_dataset_instructions=display.text("sampleDatasetInstructions") or sample.text("instructions"),
+        )
+
+    def _training_information(self, kind: DataKind) -> TrainingInformation:
+        training, epochs = self._training, self._required("epochs")
+        batches, rounds = self._round_durations(epochs)
+        compiled = self._compiled
+        return TrainingInformation(
+            epochs=epochs,
+            batch_size=self._required("batchSize"),
+            validation_split=training.number("validationSplit") or 0.0,
+            round_duration_batches=batches,
+            round_duration_epochs=rounds,
+            tensor_backend=training.text("tensorBackend") or self._tensor_backend,
+            model_id=_text_only(training.find("modelID", "modelId")),
+            input_columns=training.texts("inputColumns"),
+            output_columns=training.texts("outputColumns", "outputColumn"),
+            image_height=training.whole("IMAGE_H") or 0,
+            image_width=training.whole("IMAGE_W") or 0,
+            labels=training.texts("LABEL_LIST"),
+            preprocessing=self._preprocessing(kind),
+            optimizer=training.text("optimizer") or compiled.optimizer or "sgd",
+            loss=training.text("loss") or compiled.loss or "meanSquaredError",
+            metrics=training.texts("metrics") or compiled.metrics or ("accuracy",),
+            learning_rate=training.number("learningRate"),
+            model_url=_absolute(training.text("modelURL")),
+            tokenizer=_text_only(training.find("tokenizer")),
+            max_sequence_length=training.whole("maxSequenceLength", "contextLength") or 0,
+            clipping_radius=training.number("clippingRadius"),
+            noise_scale=training.number("noiseScale"),
+            secure_aggregation=self._secure(),
+            max_share_value=training.number("maxShareValue"),
+            byzantine_robust=training.flag("byzantineRobustAggregator")
+            or training.find("aggregationStrategy") == "byzantine",
+            tau_percentile=training.number("tauPercentile"),
+        )
+
+    def _required(self, name: str) -> int:
+        value = self._training.whole(name)
+        if value is None:
+            raise InvalidTask(field=self._training.path(name), problem="is missing")
+        return value
+
+    def _round_durations(self, epochs: int) -> tuple[int, int]:
+        """In batches and in epochs: one is what was given, the other its default. Epochs are made to divide."""
+        given = self._training.whole("roundDuration")
+        if self._counts_batches:
+            return given or 10, 1
+        wanted = max(1, min(given or 1, epochs))
+        if epochs % wanted == 0:
+            return 10, wanted
+        # Divisors come in pairs, one of each at most the square root.
+        pairs = ((divisor, epochs // divisor) for divisor in range(1, math.isqrt(epochs) + 1) if epochs % divisor == 0)
+        return 10, max(divisor for pair in pairs for divisor in pair if divisor <= wanted)
+
+    def _preprocessing(self, kind: DataKind) -> tuple[str, ...]:
+        """Names as they are, numbers by what they stand for."""
+        given = self._training.find("preprocessingFunctions")
+        if not isinstance(given, list):
+            return self._training.texts("preprocessingFunctions")
+        path, known = self._training.path("preprocessingFunctions"), PREPROCESSING[kind]
+        for index, item in enumerate(given):
+            if isinstance(item, bool) or not (isinstance(item, str) or item in range(len(known))):
+                raise InvalidTask(field=f"{path}[{index}]", problem=f"is neither a name nor 0 to {len(known) - 1}")
+        return tuple(item if isinstance(item, str) else known[int(item)] for item in given)
+
+    def _secure(self) -> bool:
+        """`decentralizedSecure` decides where the generation heeds it; later ones look at the aggregator alone."""
+        chosen = self._training.find("aggregator", "aggregationStrategy")
+        if chosen is not None:
+            return chosen in ("secure", 1) and not isinstance(chosen, bool)
+        return self._counts_batches and self._training.flag("decentralizedSecure")
+
+    def _policy(self, scheme: Scheme) -> Policy:
+        names = ("minNbOfParticipants", "minimumReadyPeers")
+        minimum = self._training.whole(*names)
+        try:
+            return Policy(min_participants=_DEFAULT_MINIMUM[scheme] if minimum is None else minimum)
+        except InvalidPolicy as refusal:
+            raise InvalidTask(field=self._training.path(*names), problem=refusal.variables["problem"]) from None
+
+
+class _Compiled(NamedTuple):
+    """How a model is compiled, in the words of modelCompileData; empty where nothing was said."""
+
+    optimizer: str = ""
+    loss: str = ""
+    metrics: tuple[str, ...] = ()
+
+
+def _compiled(training_config_json: bytes) -> _Compiled:
+    """What a model's training configuration says."""
+    config = json.loads(training_config_json) if training_config_json else None
+    if not isinstance(config, Mapping):
+        return _Compiled()
+    optimizer = Fields({"trainingConfig.optimizer_config": config.get("optimizer_config")})
+    metrics = config.get("metrics")
+    return _Compiled(
+        _text_only(optimizer.find("class_name")).lower(),
+        _camel_case(_text_only(config.get("loss"))),
+        tuple(_camel_case(_text_only(metric)) for metric in metrics) if isinstance(metrics, list) else (),
+    )
+
+
+def _camel_case(name: str) -> str:
+    return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
+
+
+def _text_only(value: object) -> str:
+    """Fields that other generations fill with something else than a text."""
+    return value if isinstance(value, str) else ""
+
+
+def _absolute(url: str) -> str:
+    """An absolute URL; a relative one, which only some clients could use, is left out."""
+    return url if re.match(r"https?://", url) else ""
