@@ -37,6 +37,7 @@ def _bind(wanted: WantedPort, held: ExitStack) -> int:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else the last run's closed connections count
     try:
         listener.bind((wanted.host, wanted.port))
+        listener.listen(1)  # two sockets that only bound it may share a port
     except OSError as error:
         raise CannotStart(_sentence(wanted, error)) from error
     return int(listener.getsockname()[1])

@@ -44,7 +44,7 @@ class Screen:
         if self._json_lines:
             self._print(Text(json.dumps({"process": "disco-server", "event": sentence})))
         else:
-            self._print(self._prefix("disco", "bold") + Text(sentence))
+            self._print(_named("disco", "bold", Text(sentence)))
 
     def line(self, process: str, line: str) -> None:
         """One line that a process wrote."""
@@ -52,7 +52,7 @@ class Screen:
             self._print(Text(line))
             return
         colour = self._colours.setdefault(process, COLOURS[len(self._colours) % len(COLOURS)])
-        self._print(self._prefix(process, colour) + _harmless(line))
+        self._print(_named(process, colour, _harmless(line)))
 
     def tasks(self, address: str, rows: Iterable[TaskRow]) -> None:
         """The table of tasks, with the address that clients are given."""
@@ -63,9 +63,6 @@ class Screen:
             table.add_row(Text(row.task_id), Text(row.title), Text(row.scheme), Text(address))
         self._print(table)
 
-    def _prefix(self, name: str, style: str) -> Text:
-        return Text(f"{name:<{NAME_WIDTH}} ", style=style) + Text("│ ", style="dim")
-
     def _print(self, what: Text | Table) -> None:
         if self._gone:
             return
@@ -73,6 +70,10 @@ class Screen:
             self._console.print(what, soft_wrap=isinstance(what, Text), highlight=False)
         except SystemExit:  # what rich makes of a broken pipe, when it has sent all later output nowhere
             self._gone = True
+
+
+def _named(name: str, style: str, text: Text) -> Text:
+    return Text.assemble((f"{name:<{NAME_WIDTH}} ", style), ("│ ", "dim"), text)
 
 
 def _harmless(line: str) -> Text:
