@@ -12,6 +12,8 @@ import redis.asyncio
 from roundstore.redis_settings import connect
 from tests.redis_process import RedisProcess
 
+pytest.register_assert_rewrite("tests.blobstore.store_contract", "tests.roundstore.store_contract")
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
