@@ -13,10 +13,9 @@ Rule 2: this file does not know about Redis, gRPC, clocks, tokens in the clear, 
     LeasesChecked   every seat whose lease has ended is given up
     TimePassed      nothing
 
-The seat in an event is as its stream knows it; `since_round` is then the first
-round whose list the peer has not been sent. A peer that was grouped in such a
-round is not marked again, so that a mark may be written twice where nobody
-knows whether it was written once.
+`next_round` in an event is the first round whose list the peer has not been
+sent. A peer that was grouped in such a round is not marked again, so that a mark
+may be written twice where nobody knows whether it was written once.
 
 An open stream whose seat is missing gets it back: the store may have forgotten
 the seat, but the peer at the other end is there. A number of a round that has
@@ -144,12 +143,14 @@ class Renewed:
     """The streams of these seats are open."""
 
     seats: tuple[Seat, ...]
+    next_round: int
     lease_until: float
 
 
 @dataclass(frozen=True, slots=True)
 class MarkedReady:
     seat: Seat
+    next_round: int
     until: float | None
 
 
@@ -241,19 +242,20 @@ def _changed(round: DecentralizedRound, event: Event, now: float) -> Decentraliz
     match event:
         case Connected():
             return _connected(round, event)
-        case Renewed(seats, lease_until):
+        case Renewed(seats, next_round, lease_until):
             current = round
             for seat in seats:
-                if _is_held_by(current, seat) is not False:
-                    current = _seated(current, replace(seat, lease_until=lease_until))
+                if _is_held_by(round, seat) is not False:
+                    known = round.seats.get(seat.peer_id, seat)
+                    current = _seated(current, replace(known, lease_until=lease_until), next_round)
             return current
-        case MarkedReady(seat, until):
+        case MarkedReady(seat, next_round, until):
             held = _is_held_by(round, seat)
             if held is False:
                 raise PeerReplaced(peer_id=seat.peer_id)
-            if missed_group(round, seat.peer_id, next_round=seat.since_round):
+            if missed_group(round, seat.peer_id, next_round=next_round):
                 return round
-            seated = round if held else _seated(round, seat)
+            seated = round if held else _seated(round, seat, next_round)
             earlier = seated.marks.get(seat.peer_id)
             mark = ReadyMark(since=earlier.since if earlier else now, until=until)
             return replace(seated, marks={**seated.marks, seat.peer_id: mark})
@@ -297,9 +299,9 @@ def _is_held_by(round: DecentralizedRound, seat: Seat) -> bool | None:
     return None if held is None else held.stream == seat.stream
 
 
-def _seated(round: DecentralizedRound, seat: Seat) -> DecentralizedRound:
+def _seated(round: DecentralizedRound, seat: Seat, next_round: int) -> DecentralizedRound:
     """The round with a seat that its own stream vouches for; it may remember more rounds than the store."""
-    return replace(_with_seat(round, seat), number=max(round.number, seat.since_round))
+    return replace(_with_seat(round, seat), number=max(round.number, next_round))
 
 
 def _with_seat(round: DecentralizedRound, seat: Seat) -> DecentralizedRound:

@@ -107,11 +107,11 @@ def with_seat(round: DecentralizedRound, *seats: Seat, **changes: object) -> Dec
 
 
 GRID: list[tuple[str, DecentralizedRound, Event, DecentralizedRound]] = [
-    ("renewed", HELD, Renewed((seat(1),), NOW + 50), with_seat(HELD, seat(1, lease_until=NOW + 50))),
-    ("renewed, taken over", TAKEN_OVER, Renewed((seat(1),), NOW + 50), TAKEN_OVER),
-    ("renewed, missing", MISSING, Renewed((seat(1),), NOW + 50), with_seat(MISSING, seat(1, lease_until=NOW + 50))),
-    ("marked", HELD, MarkedReady(seat(1), NOW + 9), with_seat(HELD, marks=MARK)),
-    ("marked, missing", MISSING, MarkedReady(seat(1), NOW + 9), with_seat(MISSING, seat(1), marks=MARK)),
+    ("renewed", HELD, Renewed((seat(1),), 0, NOW + 50), with_seat(HELD, seat(1, lease_until=NOW + 50))),
+    ("renewed, taken over", TAKEN_OVER, Renewed((seat(1),), 0, NOW + 50), TAKEN_OVER),
+    ("renewed, missing", MISSING, Renewed((seat(1),), 0, NOW + 50), with_seat(MISSING, seat(1, lease_until=NOW + 50))),
+    ("marked", HELD, MarkedReady(seat(1), 0, NOW + 9), with_seat(HELD, marks=MARK)),
+    ("marked, missing", MISSING, MarkedReady(seat(1), 0, NOW + 9), with_seat(MISSING, seat(1), marks=MARK)),
     ("broken", HELD, StreamBroken(seat(1)), with_seat(HELD, seat(1, stream=None))),
     ("broken, taken over", TAKEN_OVER, StreamBroken(seat(1)), TAKEN_OVER),
     ("broken, missing", MISSING, StreamBroken(seat(1)), MISSING),
@@ -154,7 +154,7 @@ def test_every_event_does_what_the_table_says(
 
 def test_a_stream_that_was_replaced_cannot_mark_its_peer_ready() -> None:
     with pytest.raises(PeerReplaced, match="Peer 1 has connected again elsewhere"):
-        step(TAKEN_OVER, MarkedReady(seat(1), None), now=NOW, policy=POLICY)
+        step(TAKEN_OVER, MarkedReady(seat(1), 0, None), now=NOW, policy=POLICY)
 
 
 def test_a_seat_is_given_up_at_the_end_of_its_lease_and_its_mark_with_it() -> None:
@@ -177,7 +177,7 @@ def test_the_ready_mark_survives_a_broken_stream_and_a_return_with_the_token() -
 
 def test_a_client_id_gives_the_seat_back_without_a_token_but_not_the_ready_mark() -> None:
     current = a_round(2, number=5)
-    current = after(current, connecting(1, client="c"), MarkedReady(seat(1), None), connecting(7, client="c"))
+    current = after(current, connecting(1, client="c"), MarkedReady(seat(1), 0, None), connecting(7, client="c"))
     assert seat_of(current, stream(1)) is None
     assert seat_of(current, stream(7)) == seat(
         1, token_digest="token-7", client_digest="c", since_round=5, lease_until=NOW + 40, stream=stream(7)
@@ -191,29 +191,29 @@ def test_no_client_id_matches_no_other() -> None:
 
 
 def test_the_first_group_is_formed_when_enough_are_ready() -> None:
-    current = after(a_round(10, 9, 8), MarkedReady(seat(10), None))
+    current = after(a_round(10, 9, 8), MarkedReady(seat(10), 0, None))
     assert (current.number, current.groups) == (0, ())
-    current = after(current, MarkedReady(seat(9), None))
+    current = after(current, MarkedReady(seat(9), 0, None))
     assert current.groups == (Group(0, (peer(9), peer(10))),)
     assert current.groups[0].others(peer(9)) == ("10",)
     assert (current.number, current.marks, current.standing) == (1, {}, ("9", "10"))
 
 
 def test_a_group_of_one_is_formed_where_the_policy_says_so() -> None:
-    current = after(a_round(1), MarkedReady(seat(1), None), policy=Policy(min_participants=1))
+    current = after(a_round(1), MarkedReady(seat(1), 0, None), policy=Policy(min_participants=1))
     assert current.groups == (Group(0, (peer(1),)),)
 
 
 def test_a_group_waits_for_all_of_the_standing_group_and_takes_newcomers_in() -> None:
     current = a_round(1, 2, 3, 4, standing=(peer(1), peer(2)), number=1)
-    current = after(current, MarkedReady(seat(3), None), MarkedReady(seat(1), None))
+    current = after(current, MarkedReady(seat(3), 0, None), MarkedReady(seat(1), 0, None))
     assert current.groups == ()
     assert waiting_for(current, POLICY) == (
         Waiting.STANDING_GROUP,
         "Round 1 waits for 1 of the 2 peers of the last group; 2 are ready, "
         "and go ahead before the first of them gives up.",
     )
-    current = after(current, MarkedReady(seat(2), None))
+    current = after(current, MarkedReady(seat(2), 0, None))
     assert current.groups == (Group(1, (peer(1), peer(2), peer(3))),)
     assert current.standing == ("1", "2", "3")
 
@@ -230,12 +230,12 @@ def test_the_rest_of_a_standing_group_that_became_too_small_is_free_again() -> N
     current = a_round(1, 2, 3, 4, ready=(3,), standing=(peer(1), peer(2)))
     current = after(current, Left(seat(2)))
     assert current.standing == ()
-    assert after(current, MarkedReady(seat(4), None)).groups == (Group(0, (peer(3), peer(4))),)
+    assert after(current, MarkedReady(seat(4), 0, None)).groups == (Group(0, (peer(3), peer(4))),)
 
 
 def test_those_who_are_ready_go_ahead_before_the_first_of_them_gives_up() -> None:
     current = a_round(1, 2, 3, standing=(peer(1), peer(2), peer(3)))
-    current = after(current, MarkedReady(seat(1), NOW + 9), MarkedReady(seat(2), NOW + 14))
+    current = after(current, MarkedReady(seat(1), 0, NOW + 9), MarkedReady(seat(2), 0, NOW + 14))
     assert look_again_at(current, POLICY) == NOW + 8
     assert after(current, TimePassed(), now=NOW + 7.9) is current
     formed = after(current, TimePassed(), now=NOW + 8)
@@ -245,7 +245,7 @@ def test_those_who_are_ready_go_ahead_before_the_first_of_them_gives_up() -> Non
 
 def test_short_patience_still_leaves_half_of_it_to_gather() -> None:
     current = a_round(1, 2, 3, standing=(peer(1), peer(2), peer(3)))
-    current = after(current, MarkedReady(seat(1), NOW + 1), MarkedReady(seat(2), None))
+    current = after(current, MarkedReady(seat(1), 0, NOW + 1), MarkedReady(seat(2), 0, None))
     assert look_again_at(current, POLICY) == NOW + 0.5
 
 
@@ -256,24 +256,24 @@ def test_where_patience_has_no_end_the_policy_s_deadline_holds() -> None:
 
 
 def test_a_mark_that_has_ended_is_removed_and_nobody_is_grouped_with_it() -> None:
-    current = after(a_round(1, 2), MarkedReady(seat(1), NOW + 9))
+    current = after(a_round(1, 2), MarkedReady(seat(1), 0, NOW + 9))
     assert look_again_at(current, POLICY) == NOW + 9
     assert after(current, TimePassed(), now=NOW + 8.5) is current
     assert after(current, TimePassed(), now=NOW + 9).marks == {}
-    late = after(current, MarkedReady(seat(2), NOW + 20), now=NOW + 9)
+    late = after(current, MarkedReady(seat(2), 0, NOW + 20), now=NOW + 9)
     assert (late.groups, list(late.marks)) == ((), ["2"])
 
 
 def test_marking_again_keeps_the_start_and_moves_the_end() -> None:
-    current = after(a_round(1), MarkedReady(seat(1), NOW + 9))
-    current = after(current, MarkedReady(seat(1), NOW + 12), now=NOW + 3)
+    current = after(a_round(1), MarkedReady(seat(1), 0, NOW + 9))
+    current = after(current, MarkedReady(seat(1), 0, NOW + 12), now=NOW + 3)
     assert current.marks == {peer(1): ReadyMark(since=NOW, until=NOW + 12)}
 
 
 def test_a_mark_that_is_written_again_after_its_group_was_formed_is_no_mark_for_the_next_round() -> None:
-    current = after(a_round(1, 2), MarkedReady(seat(1), None), MarkedReady(seat(2), None))
-    assert after(current, MarkedReady(seat(1), None)) is current
-    assert list(after(current, MarkedReady(seat(1, since_round=1), None)).marks) == ["1"]
+    current = after(a_round(1, 2), MarkedReady(seat(1), 0, None), MarkedReady(seat(2), 0, None))
+    assert after(current, MarkedReady(seat(1), 0, None)) is current
+    assert list(after(current, MarkedReady(seat(1), 1, None)).marks) == ["1"]
 
 
 def test_a_round_with_nobody_ready_settles_never() -> None:
@@ -325,16 +325,21 @@ def test_only_the_newest_groups_are_remembered() -> None:
     current = a_round(1, 2)
     for _ in range(GROUPS_KEPT + 3):
         told = current.number
-        current = after(
-            current, MarkedReady(seat(1, since_round=told), None), MarkedReady(seat(2, since_round=told), None)
-        )
+        current = after(current, MarkedReady(seat(1), told, None), MarkedReady(seat(2), told, None))
     assert [group.round for group in current.groups] == list(range(3, GROUPS_KEPT + 3))
 
 
+def test_a_renewal_does_not_claim_that_a_list_was_seen() -> None:
+    current = after(GROUPED, Renewed((seat(1),), 6, NOW + 50))
+    missed = missed_group(current, peer(1), next_round=4)
+    assert missed is not None
+    assert missed.round == 4
+
+
 def test_a_store_that_forgot_everything_is_told_the_number_of_the_round() -> None:
-    current = after(DecentralizedRound(), Renewed((seat(1, since_round=7), seat(2, since_round=5)), NOW + 30))
+    current = after(DecentralizedRound(), Renewed((seat(1, since_round=5), seat(2)), 7, NOW + 30))
     assert (current.number, list(current.seats)) == (7, ["1", "2"])
-    assert after(DecentralizedRound(), MarkedReady(seat(1, since_round=7), None)).number == 7
+    assert after(DecentralizedRound(), MarkedReady(seat(1), 7, None)).number == 7
 
 
 # Random histories.
@@ -386,13 +391,13 @@ class World:
             return self.apply(TimePassed())
         if who not in self.seats:
             return self.apply(TimePassed())
-        held = replace(self.seats[who], since_round=self.round.number)
+        held, told = self.seats[who], self.round.number
         events: dict[str, Callable[[], Event]] = {
-            "mark": lambda: MarkedReady(held, self.now + 9),
-            "mark for ever": lambda: MarkedReady(held, None),
+            "mark": lambda: MarkedReady(held, told, self.now + 9),
+            "mark for ever": lambda: MarkedReady(held, told, None),
             "break": lambda: StreamBroken(held),
             "leave": lambda: Left(held),
-            "renew": lambda: Renewed((held,), self.now + 30),
+            "renew": lambda: Renewed((held,), told, self.now + 30),
         }
         return self.apply(events[what]())
 

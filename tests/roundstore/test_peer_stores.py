@@ -81,7 +81,7 @@ def two_peers() -> DecentralizedRound:
     """A round with everything in it: a group, a standing group, a mark, a seat between streams."""
     current = after(DecentralizedRound(), connected(1), connected(2))
     one, two = current.seats[ONE], current.seats[TWO]
-    return after(current, MarkedReady(one, None), MarkedReady(two, 109.5), connected(3), StreamBroken(one))
+    return after(current, MarkedReady(one, 0, None), MarkedReady(two, 0, 109.5), connected(3), StreamBroken(one))
 
 
 async def test_a_task_without_a_round_has_a_new_one(store: PeerStore) -> None:
@@ -90,7 +90,7 @@ async def test_a_task_without_a_round_has_a_new_one(store: PeerStore) -> None:
 
 async def test_a_round_is_read_as_it_was_written(store: PeerStore) -> None:
     written = two_peers()
-    written = after(written, MarkedReady(written.seats[PeerId("3")], 140.25))
+    written = after(written, MarkedReady(written.seats[PeerId("3")], 0, 140.25))
     assert written.groups
     assert written.marks
     assert await store.swap_round(TASK, DecentralizedRound(), written)
@@ -239,7 +239,7 @@ def event_of(round: DecentralizedRound, what: str, who: int) -> Event:
     held = seat_of(round, Stream(HERE, who)) or seat
     events: dict[str, Event] = {
         "connect": connected(who),
-        "mark": MarkedReady(held, None if who % 2 else 109.0),
+        "mark": MarkedReady(held, round.number, None if who % 2 else 109.0),
         "break": StreamBroken(held),
         "leave": Left(held),
         "check": LeasesChecked(),

@@ -1,0 +1,1 @@
+"""The signaling service: introduces the peers of decentralized tasks and forwards their signals."""

@@ -1,0 +1,33 @@
+"""The decentralized tasks, read from the blob store and remembered for a moment. Knows no peer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from blobstore.records import read_task
+from blobstore.store import BlobStore
+from learning.ids import TaskId
+from learning.refusals import WrongScheme
+from learning.task import Scheme, Task
+
+REMEMBERED_S = 10.0
+"""A task never changes; its record is read again all the same, should its file have been replaced."""
+
+
+class TaskBook:
+    """Looks tasks up for those who connect."""
+
+    def __init__(self, store: BlobStore, *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._tasks: dict[TaskId, tuple[float, Task]] = {}
+
+    async def find(self, task_id: TaskId) -> Task:
+        """Raises TaskNotFound, WrongScheme, StoredDataDamaged, StoreUnavailable."""
+        until, task = self._tasks.get(task_id, (0.0, None))
+        if task is None or self._clock() >= until:
+            task = (await read_task(self._store, task_id)).task
+            self._tasks[task_id] = (self._clock() + REMEMBERED_S, task)
+        if task.scheme is not Scheme.DECENTRALIZED:
+            raise WrongScheme(task_id=task_id, scheme=task.scheme.value)
+        return task
