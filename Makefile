@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-COMPOSE ?= docker compose
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate
 
@@ -14,7 +14,7 @@ help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
 
 run: $(VENV)/.run ## Starts the whole system on this machine; Ctrl-C stops it.
-	@$(BIN)/disco-server $(ARGS)
+	@$(BIN)/disco-server $(if $(wildcard .env),--env-file .env) $(ARGS)
 
 test: check ## Checks, then every test.
 	$(BIN)/python -m pytest $(ARGS)
@@ -41,8 +41,8 @@ requirements: $(VENV)/.test ## Pins the dependencies of pyproject.toml anew in r
 	$(COMPILE) pyproject.toml -o requirements.txt && $(COMPILE) --group build -o requirements-build.txt
 	$(COMPILE) pyproject.toml --extra demo --extra test -c requirements.txt -o requirements-test.txt
 
-up: ## Starts the system in containers and waits until it is healthy.
-	$(COMPOSE) up --build --detach
+up: ## Starts the system in containers, gateway last; ARGS='--scale aggregator=3' for more.
+	$(COMPOSE) up --build --detach $(ARGS)
 
 down: ## Stops the containers; what was trained stays in their volumes.
 	$(COMPOSE) down

@@ -17,11 +17,11 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import redis.asyncio
 import redis.exceptions
 
+from blobstore.settings import Durability
 from disco_server.cannot_start import CannotStart
 from disco_server.processes import ProcessPlan
 
@@ -38,7 +38,7 @@ Signature = tuple[int, int, int]
 class EmbeddedRedis:
     """One Redis on the files below `directory`. `close` removes what it left outside of it."""
 
-    def __init__(self, directory: Path, *, durability: Literal["second", "always"]) -> None:
+    def __init__(self, directory: Path, *, durability: Durability) -> None:
         self._directory = directory
         self._durability = durability
         self._socket_directory = _short_directory()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
-
 from pydantic import Field
 
+from blobstore.settings import BlobSettings
 from rpc.settings import Port, ServerSettings
 
 
-class LauncherSettings(ServerSettings):
+class LauncherSettings(ServerSettings, BlobSettings):
     """A port of 0 means any that is free (metrics: none)."""
 
     gateway_host: str = Field("127.0.0.1", description="Address the gateway listens on.")
@@ -23,8 +21,4 @@ class LauncherSettings(ServerSettings):
     aggregator_metrics_port: Port = Field(9052, description="Port of the aggregator's metrics.")
     signaling_metrics_port: Port = Field(9053, description="Port of the signaling service's metrics.")
     aggregators: int = Field(1, ge=1, le=64, description="How many aggregators the launcher starts.")
-    data_dir: Path = Field(Path("data"), description="Directory of everything that must outlive a restart.")
-    durability: Literal["second", "always"] = Field(
-        "second", description="When writes reach the disk: once a second, or before every acknowledgement."
-    )
     redis_url: str = Field("", description="Redis to use. Empty: the launcher starts one.")

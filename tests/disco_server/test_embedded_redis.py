@@ -84,7 +84,7 @@ async def test_next_launcher_finds_what_the_last_one_stored(tmp_path: Path) -> N
 
 async def test_redis_itself_syncs_never_or_always(tmp_path: Path) -> None:
     for durability, policy in (("second", "no"), ("always", "always")):
-        server = EmbeddedRedis(tmp_path / durability, durability=durability)  # type: ignore[arg-type]
+        server = EmbeddedRedis(tmp_path / durability, durability=durability)
         command = server.plan(os.environ).command
         assert command[command.index("--appendfsync") + 1] == policy
         server.close()
