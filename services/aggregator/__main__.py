@@ -1,0 +1,68 @@
+"""The process of the aggregator: reads its settings, puts the parts together, serves."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import grpc
+from disco.aggregator.v1 import aggregator_service_pb2_grpc
+
+from blobstore.directory import DirectoryBlobStore
+from learning.refusals import StoreUnavailable
+from roundstore.redis_settings import connect
+from roundstore.redis_store import RedisRoundStore
+from rpc import logs
+from rpc.metrics import new_registry
+from rpc.server import run, serve
+from rpc.settings import load
+from services.aggregator.replica import Replica
+from services.aggregator.settings import AggregatorSettings
+
+
+def _blobs(settings: AggregatorSettings) -> DirectoryBlobStore:
+    try:
+        return DirectoryBlobStore(settings.data_dir, settings.durability)
+    except StoreUnavailable:
+        sys.exit(
+            f"Cannot keep sums in {settings.data_dir}. Make it a directory that can be written, or choose another."
+        )
+
+
+async def main(settings: AggregatorSettings) -> None:
+    registry = new_registry()
+    async with connect(settings.redis_url) as redis, _blobs(settings) as blobs:
+        replica = Replica(
+            RedisRoundStore(redis),
+            blobs,
+            registry=registry,
+            clock=time.time,
+            participant_lease_s=settings.participant_lease_s,
+            max_bytes=settings.max_message_bytes,
+            upload_memory_bytes=settings.upload_memory_bytes,
+        )
+
+        def add_servicers(server: grpc.aio.Server) -> None:
+            aggregator_service_pb2_grpc.add_AggregatorServiceServicer_to_server(replica.servicer, server)
+
+        async def store_answers() -> bool:
+            return bool(await redis.ping())
+
+        async with replica.running():
+            await serve(
+                add_servicers,
+                names=["disco.aggregator.v1.AggregatorService"],
+                host=settings.service_host,
+                port=settings.aggregator_port,
+                settings=settings,
+                metrics_port=settings.aggregator_metrics_port,
+                registry=registry,
+                endless=["/disco.aggregator.v1.AggregatorService/WatchRounds"],
+                readiness=store_answers,
+            )
+
+
+if __name__ == "__main__":
+    aggregator_settings = load(AggregatorSettings)
+    logs.configure("aggregator", level=aggregator_settings.log_level, format=aggregator_settings.log_format)
+    run(main(aggregator_settings))

@@ -1,0 +1,251 @@
+"""Closes a round: adds all partial sums, divides, publishes the version, opens the next round.
+
+Knows when nothing of that (the coordinator does). Every step follows from what is stored
+and frozen, so any replica may repeat any of them at any time, also two at once:
+
+    start_closing     a lease keeps others from doing the same work; no more hangs on it
+    read, add, divide the round is frozen; its sums are read again until they have their digests
+    write_version     the weights by their digest, then the ledger entry: the same bytes from whoever writes.
+                      An entry that exists is never written again: versions do not change
+    finish_closing    one compare-and-swap; whoever comes second finds the round moved on, and is done
+    sweep             what lies under `sums/` of earlier rounds is nobody's any more
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+
+import structlog
+
+from blobstore import names, records
+from blobstore.records import LedgerEntry, LedgerLine
+from blobstore.store import BlobMissing, BlobStore, Buffer
+from learning.federated import NotDue, RoundMoved, RoundStatus, State
+from learning.ids import ReplicaId
+from learning.refusals import StoredDataDamaged
+from roundstore.store import ClosingRound, RoundStore, SumPointer
+from services.aggregator.exact_sums import NotASum, PartialSum, SumHeader
+from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.off_loop import off_loop
+from services.aggregator.rounds import Rounds
+
+LEASE_S = 10.0
+LEASE_BYTES_PER_S = 16 << 20
+"""A model of so many bytes makes the lease a second longer."""
+READ_ATTEMPTS = 3
+READ_PAUSE_S = 0.2
+CHUNK_BYTES = 4 << 20
+_log = structlog.stdlib.get_logger("aggregator")
+
+
+class Closing:
+    """Closes rounds in the name of one replica."""
+
+    def __init__(
+        self,
+        store: RoundStore,
+        blobs: BlobStore,
+        rounds: Rounds,
+        *,
+        replica_id: ReplicaId,
+        metrics: AggregatorMetrics,
+        clock: Callable[[], float],
+        lease_s: float = LEASE_S,
+        read_pause_s: float = READ_PAUSE_S,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._rounds = rounds
+        self._replica_id = replica_id
+        self._metrics = metrics
+        self._clock = clock
+        self._lease_s = lease_s
+        self._read_pause_s = read_pause_s
+
+    def is_ours(self, status: RoundStatus) -> bool:
+        """Whether this replica holds the lease, and so may go on where it was interrupted."""
+        return (
+            status.state is State.AGGREGATING
+            and status.closer == self._replica_id
+            and status.closer_until is not None
+            and self._clock() < status.closer_until
+        )
+
+    async def close(self, status: RoundStatus) -> bool:
+        """Closes a round that is due; False where somebody else does, or did.
+
+        Raises StoredDataDamaged, StoreUnavailable; the round then stays as it is, and closing it may be tried again.
+        """
+        started = self._clock()
+        try:
+            if not self.is_ours(status):
+                await self._lease(status)
+            contributions = await self._publish(status)
+            await self._store.finish_closing(status.task_id, epoch=status.epoch, number=status.number)
+        except (NotDue, RoundMoved):
+            return False
+        seconds = self._clock() - started
+        self._metrics.rounds_closed.inc()
+        self._metrics.closing_seconds.observe(seconds)
+        _log.info(
+            "round.closed",
+            task_id=status.task_id,
+            number=status.number,
+            contributions=contributions,
+            seconds=round(seconds, 4),
+        )
+        return True
+
+    async def sweep(self, status: RoundStatus) -> None:
+        """Deletes the sums of earlier rounds of the task."""
+        for blob in await self._blobs.list(names.sums(status.task_id)):
+            if blob < names.sums_of_round(status.task_id, status.number):
+                await self._blobs.delete(blob)
+
+    async def _lease(self, status: RoundStatus) -> None:
+        """Raises NotDue."""
+        known = await self._rounds.task(status.task_id)
+        now = self._clock()
+        await self._store.start_closing(
+            status.task_id,
+            epoch=status.epoch,
+            number=status.number,
+            closer=self._replica_id,
+            until=now + self._lease_s + known.model_bytes / LEASE_BYTES_PER_S,
+            now=now,
+        )
+
+    async def _publish(self, status: RoundStatus) -> int:
+        """Makes sure that the version exists; the number of its contributions. Raises RoundMoved, StoredDataDamaged."""
+        attempts_left = READ_ATTEMPTS
+        while True:
+            closing = await self._store.read_closing(status.task_id, epoch=status.epoch, number=status.number)
+            if await self._rounds.is_behind(closing.status):
+                return await self._published_before(closing)
+            try:
+                await self._write(closing, await self._merged(closing))
+            except _Unreadable as unreadable:
+                # Perhaps the round moved on and its sums are deleted; reading the round again says so.
+                _log.error("sum.damaged", task_id=status.task_id, number=status.number, blob=unreadable.blob)
+                attempts_left -= 1
+                if not attempts_left:
+                    raise StoredDataDamaged(name=unreadable.blob) from unreadable
+                await asyncio.sleep(self._read_pause_s)
+            else:
+                return len(closing.admissions)
+
+    async def _published_before(self, closing: ClosingRound) -> int:
+        """The version exists: by an earlier attempt at closing, or because the store forgot a round that was closed."""
+        status = closing.status
+        entry = await records.read_ledger_entry(self._blobs, status.task_id, status.number + 1)
+        counted = set(entry.contributions)
+        missing = [line.participant_id for line in _lines(closing) if line not in counted]
+        if missing:
+            _log.error(
+                "round.repeated",
+                task_id=status.task_id,
+                number=status.number,
+                not_counted=len(missing),
+                because="the round store lost its newest writes, and the version it was to make exists",
+            )
+        return len(entry.contributions)
+
+    async def _merged(self, closing: ClosingRound) -> PartialSum:
+        """The sum of all contributions. Raises _Unreadable, StoredDataDamaged."""
+        status = closing.status
+        plan = await self._rounds.plan(status)
+        merged = PartialSum(plan)
+        for pointer in closing.sums:
+            await self._merge(merged, pointer, status)
+        expected = len(closing.admissions), status.total_weight
+        if (merged.contributions, merged.total_weight) != expected:
+            raise StoredDataDamaged(name=f"Round {status.number} of {status.task_id}")
+        return merged
+
+    async def _merge(self, merged: PartialSum, pointer: SumPointer, status: RoundStatus) -> None:
+        """Adds a written sum, piece by piece: no second one is held. Raises _Unreadable; `merged` is void then."""
+        reader = _SumReader(merged)
+        try:
+            async for chunk in self._blobs.read_chunks(pointer.blob, chunk_size=CHUNK_BYTES):
+                await off_loop(len(chunk), reader.read, chunk)
+        except (BlobMissing, NotASum) as broken:
+            raise _Unreadable(pointer.blob) from broken
+        expected = SumHeader(
+            plan_digest=merged.plan.digest,
+            epoch=status.epoch,
+            round=status.number,
+            contributions=pointer.contributions,
+            total_weight=pointer.total_weight,
+            limbs=merged.plan.size + merged.plan.low_size,
+        )
+        if reader.digest != pointer.digest or reader.header != expected:
+            raise _Unreadable(pointer.blob)
+
+    async def _write(self, closing: ClosingRound, merged: PartialSum) -> None:
+        status = closing.status
+        weights, digest = await off_loop(4 * merged.plan.size, _mean_and_digest, merged)
+        base = await records.read_ledger_entry(self._blobs, status.task_id, status.number)
+        assert status.first_contribution_at is not None, "a round that is due has contributions"
+        entry = LedgerEntry(
+            version=status.number + 1,
+            digest=digest,
+            base_digest=base.digest,
+            create_time=status.first_contribution_at,  # and not now: whoever closes the round writes the same bytes
+            total_weight=status.total_weight,
+            weight_cap=status.weight_cap,
+            contributions=tuple(_lines(closing)),
+        )
+        await records.write_version(self._blobs, status.task_id, weights, entry)
+
+
+class _Unreadable(Exception):
+    """A partial sum is not there, or not what the pointer says."""
+
+    def __init__(self, blob: str) -> None:
+        super().__init__(blob)
+        self.blob = blob
+
+
+class _SumReader:
+    """Adds a written sum to another one, chunk by chunk, and takes its digest."""
+
+    def __init__(self, merged: PartialSum) -> None:
+        self.header: SumHeader | None = None
+        self._merged = merged
+        self._digest = hashlib.sha256()
+        self._limbs_read = 0
+
+    def read(self, chunk: bytes) -> None:
+        """Raises NotASum. Chunks are multiples of eight bytes long, except for the last."""
+        self._digest.update(chunk)
+        limbs: Buffer = chunk
+        if self.header is None:
+            self.header = SumHeader.decode(chunk)
+            self._merged.merge_header(self.header)
+            limbs = memoryview(chunk)[self.header.size :]
+        self._merged.merge_limbs(self._limbs_read, limbs)
+        self._limbs_read += len(limbs) // 8
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _lines(closing: ClosingRound) -> list[LedgerLine]:
+    return [
+        LedgerLine(
+            participant_id=admission.participant_id,
+            digest=admission.digest,
+            base_round=admission.base_round,
+            weight=admission.weight,
+            position=admission.position,
+        )
+        for admission in closing.admissions
+    ]
+
+
+def _mean_and_digest(merged: PartialSum) -> tuple[Buffer, str]:
+    weights = merged.mean()
+    return weights, hashlib.sha256(weights).hexdigest()

@@ -1,0 +1,273 @@
+"""From a contribution that has arrived to its admission: judged, folded, committed with others, answered.
+
+Knows the order of things; the rules are `learning.federated`'s, the numbers `OpenSum`'s.
+
+One committer per task takes all that wait and commits them together. It may die at
+any await, and so may the stores. What is then true, and why nothing is lost and
+nothing is counted twice:
+
+    judging        Nothing was changed. The sender repeats the call on another replica.
+    fold           Only memory was changed, and it dies with the process.
+    write          Only the slot was changed that no pointer names. Where writing fails, the members are
+                   taken out again, exactly, and the sum is what is committed.
+    commit_group   The store has done all of it or nothing, or will do it yet, and nobody knows which. The
+                   sum in memory is forgotten; the next group begins an empty one under a new name. If
+                   the commit takes effect, the old name's pointer names a slot that holds exactly this group
+                   and those before it; if not, one that holds those before it. Neither is written again.
+                   The sender repeats the call and gets the same receipt, or is admitted now.
+    answering      The contribution is durable. A sender who did not hear it repeats and gets the same receipt.
+
+A client of Redis may send one commit twice. Where the first took effect, the second
+finds all members admitted just as this group would have been: that, too, is a
+commit of which nobody knows whether it moved the pointer, and is treated so.
+
+A late contribution could have been counted in a round between its base and the one
+that collects, by a commit whose answer was lost. The store guards the round that
+collects; `_judged` asks for those before it, which change no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from learning.federated import Admission, GroupConflict, RoundMoved, RoundStatus, State, is_due, weight_of
+from learning.ids import TaskId
+from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapReached
+from roundstore.store import RoundStore
+from services.aggregator.changes import Changes, either
+from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.off_loop import off_loop
+from services.aggregator.offers import Offered, find_counted
+from services.aggregator.open_sums import OpenSum
+from services.aggregator.rounds import Rounds
+from services.aggregator.sum_plan import SumPlan
+
+GROUP_BYTES = 64 << 20
+GROUP_MEMBERS = 256
+LOOK_AGAIN_S = 1.0
+
+
+class Committer:
+    """Commits the contributions to one task that arrive at this replica."""
+
+    def __init__(
+        self,
+        task_id: TaskId,
+        *,
+        store: RoundStore,
+        rounds: Rounds,
+        changes: Changes,
+        begin_sum: Callable[[RoundStatus, SumPlan], OpenSum],
+        metrics: AggregatorMetrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._task_id = task_id
+        self._store = store
+        self._rounds = rounds
+        self._changes = changes
+        self._begin_sum = begin_sum
+        self._metrics = metrics
+        self._clock = clock
+        self._waiting: dict[Offered, None] = {}
+        self._taken: Sequence[Offered] = ()
+        self._sum: OpenSum | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it holds nothing that would be missed."""
+        return self._running is None and self._sum is None
+
+    def offer(self, offered: Offered) -> None:
+        """Takes a contribution in; `offered.answer` is settled later."""
+        self._waiting[offered] = None
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+
+    def withdraw(self, offered: Offered) -> None:
+        """Lets go of a contribution that nobody waits for. One that is being committed may be counted all the same."""
+        self._waiting.pop(offered, None)
+        offered.answer.cancel()
+
+    def look(self, status: RoundStatus) -> None:
+        """Lets go of the sum where its round collects no more: what of it is committed lies in the blob store."""
+        if self._sum is not None and self._sum.is_over(status):
+            self._sum = None
+
+    def stop(self, error: DiscoError) -> None:
+        """Ends the committer; all that wait are given `error`."""
+        if self._running is not None:
+            self._running.cancel()
+        self._refuse_all(error)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            try:
+                await self._turn()
+            # The pump: faults and bugs alike must reach those who wait (whose calls log them), and must leave no sum
+            # behind that nobody can vouch for.
+            except Exception as error:  # noqa: BLE001
+                self._sum = None
+                self._refuse_all(error)
+        self._running = None
+
+    def _refuse_all(self, error: Exception) -> None:
+        refused, self._taken = [*self._taken, *self._waiting], ()
+        self._waiting.clear()
+        for offered in refused:
+            offered.refuse(error)
+
+    async def _turn(self) -> None:
+        status = await self._collecting()
+        if status is None:
+            return
+        current = self._sum
+        if current is None or not current.takes(status):
+            current = self._sum = self._begin_sum(status, await self._rounds.plan(status))
+        self._taken = await self._next_group(status, current)
+        if self._taken:
+            await self._commit(self._taken, current, status)
+            self._taken = ()
+
+    async def _collecting(self) -> RoundStatus | None:
+        """The round once it collects; None where nobody waits for that any more."""
+        while self._waiting:
+            hint = self._changes.next(self._task_id)
+            status = await self._rounds.status(self._task_id)
+            if self._sum is not None and self._sum.takes(status):
+                return status
+            if status.state is State.COLLECTING and not await self._rounds.is_behind(status):
+                return status
+            await either(hint, seconds=LOOK_AGAIN_S)
+        return None
+
+    async def _next_group(self, status: RoundStatus, current: OpenSum) -> list[Offered]:
+        """Takes those out of the queue that can be committed together, and answers those that cannot be at all."""
+        group: dict[str, Offered] = {}
+        size, room = 0, current.room
+        for offered in tuple(self._waiting):
+            if offered.participant_id in group:
+                offered.searched_before = -1  # by the next group's turn, the first may be counted in this very round
+                continue
+            verdict = await self._judged(offered, status, current.plan)
+            if isinstance(verdict, int) and verdict > room and not group:
+                verdict = WeightCapReached(cap=status.weight_cap)
+            if not isinstance(verdict, int):
+                self._waiting.pop(offered, None)
+                _answer(offered, verdict)
+                continue
+            size += len(offered.weights)
+            if group and (verdict > room or size > GROUP_BYTES or len(group) == GROUP_MEMBERS):
+                break
+            offered.weight = verdict
+            room -= verdict
+            group[offered.participant_id] = offered
+        # Some may have been withdrawn while others were judged.
+        return [offered for offered in group.values() if self._waiting.pop(offered, offered) is None]
+
+    async def _judged(self, offered: Offered, status: RoundStatus, plan: SumPlan) -> int | Admission | Refusal:
+        """Its weight, or its answer."""
+        try:
+            if offered.searched_before < status.number:
+                found = await find_counted(
+                    self._store,
+                    status,
+                    participant_id=offered.participant_id,
+                    digest=offered.digest,
+                    base_round=offered.base_round,
+                )
+                if found is not None:
+                    return found
+                offered.searched_before = status.number
+            weight = weight_of(status, base_round=offered.base_round, sample_count=offered.sample_count)
+            await off_loop(len(offered.weights), plan.check, offered.weights)
+        except Refusal as refusal:
+            return refusal
+        return weight
+
+    async def _commit(self, group: Sequence[Offered], current: OpenSum, status: RoundStatus) -> None:
+        await current.fold(group)
+        while group:
+            try:
+                pointer = await current.write()
+            except StoreUnavailable as fault:
+                await current.take_out(group)
+                _refuse(group, fault)
+                return
+            try:
+                admissions, after = await self._store.commit_group(
+                    self._task_id,
+                    epoch=status.epoch,
+                    number=status.number,
+                    pointer=pointer,
+                    group=[offered.as_contribution() for offered in group],
+                    now=self._clock(),
+                )
+            except GroupConflict as conflict:
+                group = await self._without(conflict.refused, group, current)
+            except RoundMoved:
+                self._sum = None
+                self._put_back(group)
+                return
+            except StoreUnavailable as fault:
+                self._sum = None
+                _refuse(group, fault)
+                return
+            else:
+                current.committed()
+                self._committed(group, admissions, after)
+                return
+
+    def _put_back(self, group: Sequence[Offered]) -> None:
+        """To the head of the queue, to be judged anew."""
+        self._waiting = dict.fromkeys((*(offered for offered in group if not offered.answer.done()), *self._waiting))
+
+    async def _without(
+        self, refused: Mapping[int, Admission | DiscoError], group: Sequence[Offered], current: OpenSum
+    ) -> list[Offered]:
+        """Answers those that the store refused and takes them out of the sum; the others."""
+        if _may_be_this_commit(refused, group):
+            self._sum = None
+        else:
+            await current.take_out([group[index] for index in refused])
+        for index, answer in refused.items():
+            _answer(group[index], answer)
+        return [offered for index, offered in enumerate(group) if index not in refused]
+
+    def _committed(self, group: Sequence[Offered], admissions: Sequence[Admission], after: RoundStatus) -> None:
+        for offered, admission in zip(group, admissions, strict=True):
+            offered.admit(admission)
+        self._metrics.group_members.observe(len(group))
+        self._metrics.folded_bytes.inc(sum(len(offered.weights) for offered in group))
+        if is_due(after, self._clock()):
+            self._changes.announce(self._task_id)  # faster than the store's own hint
+
+
+def _may_be_this_commit(refused: Mapping[int, Admission | DiscoError], group: Sequence[Offered]) -> bool:
+    """Whether all are admitted just as committing this group would have admitted them."""
+    first = refused.get(0)
+    return isinstance(first, Admission) and all(
+        refused.get(index)
+        == Admission(
+            participant_id=offered.participant_id,
+            digest=offered.digest,
+            base_round=offered.base_round,
+            weight=offered.weight,
+            round=first.round,
+            position=first.position + index,
+        )
+        for index, offered in enumerate(group)
+    )
+
+
+def _answer(offered: Offered, answer: Admission | DiscoError) -> None:
+    if isinstance(answer, Admission):
+        offered.admit(answer, repeated=True)
+    else:
+        offered.refuse(answer)
+
+
+def _refuse(group: Sequence[Offered], fault: StoreUnavailable) -> None:
+    for offered in group:
+        offered.refuse(fault)

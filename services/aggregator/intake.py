@@ -1,0 +1,99 @@
+"""The contributions of all tasks at one replica: a committer for each task that has any.
+
+Knows which committers there are; nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from blobstore.store import BlobStore
+from learning.federated import Admission, RoundStatus
+from learning.ids import ReplicaId, TaskId
+from learning.refusals import ShuttingDown, StoreUnavailable
+from roundstore.store import RoundStore
+from services.aggregator.changes import Changes
+from services.aggregator.committer import Committer
+from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.offers import Offered
+from services.aggregator.open_sums import OpenSum
+from services.aggregator.rounds import Rounds
+from services.aggregator.sum_plan import SumPlan
+
+ANSWER_S = 60.0
+
+
+class Intake:
+    """Takes contributions in and answers with their admissions."""
+
+    def __init__(
+        self,
+        store: RoundStore,
+        blobs: BlobStore,
+        *,
+        rounds: Rounds,
+        changes: Changes,
+        replica_id: ReplicaId,
+        metrics: AggregatorMetrics,
+        clock: Callable[[], float],
+        answer_s: float = ANSWER_S,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._rounds = rounds
+        self._changes = changes
+        self._replica_id = replica_id
+        self._metrics = metrics
+        self._clock = clock
+        self._answer_s = answer_s
+        self._sums_begun = itertools.count()
+        self._committers: dict[TaskId, Committer] = {}
+
+    async def admit(self, task_id: TaskId, offered: Offered) -> Admission:
+        """The contribution's admission, once it is durable. Raises its refusal; StoreUnavailable where that takes long.
+
+        Where the caller is cancelled or given StoreUnavailable, the contribution may be admitted all the same.
+        """
+        committer = self._committer(task_id)
+        committer.offer(offered)
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await offered.answer
+        except TimeoutError:
+            raise StoreUnavailable from None
+        finally:
+            committer.withdraw(offered)
+
+    def look(self, status: RoundStatus) -> None:
+        """Lets go of what is no longer needed now that the round stands so."""
+        committer = self._committers.get(status.task_id)
+        if committer is None:
+            return
+        committer.look(status)
+        if committer.is_idle:
+            del self._committers[status.task_id]
+
+    def stop(self) -> None:
+        """Ends all committers; those who wait are sent to another replica."""
+        for committer in self._committers.values():
+            committer.stop(ShuttingDown())
+        self._committers.clear()
+
+    def _committer(self, task_id: TaskId) -> Committer:
+        if task_id not in self._committers:
+            self._committers[task_id] = Committer(
+                task_id,
+                store=self._store,
+                rounds=self._rounds,
+                changes=self._changes,
+                begin_sum=self._begin_sum,
+                metrics=self._metrics,
+                clock=self._clock,
+            )
+        return self._committers[task_id]
+
+    def _begin_sum(self, status: RoundStatus, plan: SumPlan) -> OpenSum:
+        name = ReplicaId(f"{self._replica_id}-{next(self._sums_begun)}")
+        return OpenSum(self._blobs, status, plan, name=name)

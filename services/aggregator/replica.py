@@ -1,0 +1,105 @@
+"""One replica, its parts put together over a round store and a blob store. Knows neither Redis nor a network."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from blobstore.store import BlobStore
+from learning.ids import ReplicaId
+from roundstore.store import RoundStore
+from services.aggregator.changes import Changes
+from services.aggregator.closing import LEASE_S, Closing
+from services.aggregator.coordinator import Coordinator
+from services.aggregator.intake import ANSWER_S, Intake
+from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.rounds import Rounds
+from services.aggregator.servicer import AggregatorServicer
+from services.aggregator.submissions import IDLE_TIMEOUT_S, Submissions
+from services.aggregator.upload_memory import UploadMemory
+from services.aggregator.versions import Versions
+
+
+class Replica:
+    """An aggregator but for the server: `servicer` answers calls, `running` does what nobody calls for.
+
+    participant_lease_s   a participant whose presence is not renewed for so long has left
+    closing_lease_s       a replica that takes longer to close a round, and longer than its model
+                          allows for, may be overtaken
+    answer_s              a contribution waits so long for its admission
+    """
+
+    def __init__(
+        self,
+        store: RoundStore,
+        blobs: BlobStore,
+        *,
+        registry: CollectorRegistry,
+        clock: Callable[[], float],
+        participant_lease_s: float,
+        max_bytes: int,
+        upload_memory_bytes: int,
+        closing_lease_s: float = LEASE_S,
+        answer_s: float = ANSWER_S,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        self.replica_id = ReplicaId(secrets.token_hex(8))  # given once: a process that starts again is another replica
+        self.memory = UploadMemory(upload_memory_bytes)
+        self.changes = Changes(store)
+        metrics = AggregatorMetrics(registry)
+        rounds = Rounds(store, blobs, clock=clock)
+        self._intake = Intake(
+            store,
+            blobs,
+            rounds=rounds,
+            changes=self.changes,
+            replica_id=self.replica_id,
+            metrics=metrics,
+            clock=clock,
+            answer_s=answer_s,
+        )
+        self.closing = Closing(
+            store,
+            blobs,
+            rounds,
+            replica_id=self.replica_id,
+            metrics=metrics,
+            clock=clock,
+            lease_s=closing_lease_s,
+        )
+        self._coordinator = Coordinator(
+            store, rounds=rounds, changes=self.changes, closing=self.closing, intake=self._intake, clock=clock
+        )
+        self.servicer = AggregatorServicer(
+            store,
+            rounds=rounds,
+            changes=self.changes,
+            submissions=Submissions(
+                store,
+                rounds=rounds,
+                intake=self._intake,
+                memory=self.memory,
+                metrics=metrics,
+                max_bytes=max_bytes,
+                idle_timeout_s=idle_timeout_s,
+            ),
+            versions=Versions(blobs, rounds),
+            clock=clock,
+            lease_s=participant_lease_s,
+            idle_timeout_s=idle_timeout_s,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Attends the rounds while the block runs; contributions that wait at its end are refused with SHUTDOWN."""
+        attending = asyncio.create_task(self._coordinator.run())
+        try:
+            yield
+        finally:
+            self._intake.stop()
+            attending.cancel()
+            await asyncio.gather(attending, return_exceptions=True)

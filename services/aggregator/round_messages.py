@@ -1,0 +1,64 @@
+"""Rounds and admissions as messages of disco.aggregator.v1. Knows both forms, and decides nothing."""
+
+from __future__ import annotations
+
+from disco.aggregator.v1 import round_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from learning.federated import Admission, RoundStatus, State, contributions_needed, round_deadline, waiting_for
+from learning.ids import TaskId
+from rpc.task_messages import policy_to_proto
+
+
+def round_message(status: RoundStatus) -> round_pb2.Round:
+    waiting, sentence = waiting_for(status)
+    message = round_pb2.Round(
+        task_id=status.task_id,
+        number=status.number,
+        state=_STATES[status.state],
+        revision=status.revision,
+        version=status.number,
+        participants=status.participants,
+        contributions=status.contributions,
+        contributions_needed=contributions_needed(status),
+        total_weight=status.total_weight,
+        waiting=round_pb2.Round.Waiting.Value(f"WAITING_{waiting.name}"),
+        waiting_sentence=sentence,
+        last_contributions=status.last_contributions,
+        contributions_ever=status.contributions_ever,
+        policy=policy_to_proto(status.policy),
+    )
+    deadline = round_deadline(status)
+    if deadline is not None:
+        message.deadline.CopyFrom(_timestamp(deadline))
+    return message
+
+
+def receipt_message(task_id: TaskId, admission: Admission) -> round_pb2.Receipt:
+    return round_pb2.Receipt(
+        task_id=task_id,
+        round=admission.round,
+        participant_id=admission.participant_id,
+        sha256=bytes.fromhex(admission.digest),
+        weight=admission.weight,
+        position=admission.position,
+    )
+
+
+def duration_message(seconds: float) -> Duration:
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+_STATES = {
+    State.COLLECTING: round_pb2.Round.STATE_COLLECTING,
+    State.AGGREGATING: round_pb2.Round.STATE_AGGREGATING,
+}
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    message = Timestamp()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message

@@ -1,0 +1,149 @@
+"""The rounds of tasks as a replica finds them: opened on the first call, and what follows from their records.
+
+Reads task records, models and versions; caches only the little of them that every call
+needs. Knows nothing of contributions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from blobstore import names, records
+from blobstore.records import WeightSpec
+from blobstore.store import BlobMissing, BlobStore
+from learning.federated import RoundMoved, RoundStatus
+from learning.ids import TaskId
+from learning.policy import Policy
+from learning.refusals import InvalidWeights, StoredDataDamaged, StoreUnavailable, WeightsNotFinite, WrongScheme
+from learning.task import Scheme
+from roundstore.store import RoundStore
+from services.aggregator.off_loop import off_loop
+from services.aggregator.sum_plan import SumPlan
+
+MAX_CACHED_TASKS = 4096
+MAX_CACHED_TENSORS = 1 << 20
+"""Of all plans together: some 200 MiB at worst, for a model of as many tensors as a million."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTask:
+    """What every call needs of a task; none of it ever changes."""
+
+    task_id: TaskId
+    scheme: Scheme
+    policy: Policy
+    """As created: of the first round. A round carries the one in force."""
+    weight_specs: tuple[WeightSpec, ...]
+    model_bytes: int
+
+
+class Rounds:
+    """The rounds of all tasks."""
+
+    def __init__(self, store: RoundStore, blobs: BlobStore, *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._clock = clock
+        self._tasks: _Newest[TaskId, KnownTask] = _Newest(MAX_CACHED_TASKS)
+        self._plans: _Newest[tuple[TaskId, int, int], SumPlan] = _Newest(MAX_CACHED_TENSORS)
+
+    async def task(self, task_id: TaskId) -> KnownTask:
+        """Raises TaskNotFound, StoredDataDamaged, StoreUnavailable."""
+        known = self._tasks.get(task_id)
+        if known is None:
+            record = await records.read_task(self._blobs, task_id)
+            model = await records.read_model(self._blobs, record)
+            known = KnownTask(
+                task_id=task_id,
+                scheme=record.task.scheme,
+                policy=record.task.policy,
+                weight_specs=model.weight_specs,
+                model_bytes=4 * model.size,
+            )
+            self._tasks.put(task_id, known, cost=1)
+        return known
+
+    async def federated_task(self, task_id: TaskId) -> KnownTask:
+        """Raises WrongScheme, and what `task` raises."""
+        known = await self.task(task_id)
+        if known.scheme is not Scheme.FEDERATED:
+            raise WrongScheme(task_id=task_id, scheme=known.scheme.value)
+        return known
+
+    async def status(self, task_id: TaskId) -> RoundStatus:
+        """The task's round as it is now, opened at the newest version where there is none."""
+        known = await self.federated_task(task_id)
+        status = await self._store.read_status(task_id)
+        return status if status is not None else await self._open(known)
+
+    async def changed(self, task_id: TaskId, change: Callable[[], Awaitable[RoundStatus]]) -> RoundStatus:
+        """The round after a change that the store refuses with RoundMoved where the task has no round yet."""
+        known = await self.federated_task(task_id)
+        try:
+            return await change()
+        except RoundMoved:
+            await self._open(known)
+        try:
+            return await change()
+        except RoundMoved:
+            raise StoreUnavailable from None  # the store was emptied a second time, at this moment
+
+    async def plan(self, status: RoundStatus) -> SumPlan:
+        """How contributions to this round are counted. Raises StoredDataDamaged where its base version is damaged."""
+        key = (status.task_id, status.number, status.weight_cap)
+        plan = self._plans.get(key)
+        if plan is None:
+            known = await self.task(status.task_id)
+            entry = await records.read_ledger_entry(self._blobs, status.task_id, status.number)
+            base = await records.read_weights(self._blobs, status.task_id, entry.digest)
+            try:
+                plan = await off_loop(len(base), SumPlan.for_base, known.weight_specs, base, status.weight_cap)
+            except (InvalidWeights, WeightsNotFinite) as broken:
+                name = f"Version {status.number} of {status.task_id}"
+                raise StoredDataDamaged(name=name) from broken
+            self._plans.put(key, plan, cost=len(plan.tensors))
+        return plan
+
+    async def is_behind(self, status: RoundStatus) -> bool:
+        """Whether the version that this round is to make exists already: the store has lost what it last knew.
+
+        A round that was closed since `status` was read looks the same: read it again.
+        """
+        try:
+            await self._blobs.size(names.ledger_entry(status.task_id, status.number + 1))
+        except BlobMissing:
+            return False
+        return True
+
+    async def _open(self, known: KnownTask) -> RoundStatus:
+        newest = await records.newest_version(self._blobs, known.task_id)
+        return await self._store.open_round(known.task_id, known.policy, number=newest, now=self._clock())
+
+
+class _Newest(Generic[Key, Value]):
+    """Keeps what was used last, up to a total cost."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._cost = 0
+        self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+    def put(self, key: Key, value: Value, *, cost: int) -> None:
+        _, before = self._kept.pop(key, (value, 0))
+        self._kept[key] = value, cost
+        self._cost += cost - before
+        while self._cost > self._bound and len(self._kept) > 1:
+            _, (_, freed) = self._kept.popitem(last=False)
+            self._cost -= freed

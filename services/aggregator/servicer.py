@@ -1,0 +1,165 @@
+"""disco.aggregator.v1.AggregatorService: messages in, messages out; the rules are elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from disco.aggregator.v1 import aggregator_service_pb2, aggregator_service_pb2_grpc
+from disco.task.v1 import task_pb2
+
+from learning.federated import RoundStatus
+from learning.ids import ParticipantId, participant_id, task_id, valid_id
+from learning.refusals import MalformedMessage, StreamStalled, TooLarge
+from roundstore.store import RoundStore
+from rpc.chunks import chunk_parts
+from services.aggregator.changes import Changes, either
+from services.aggregator.round_messages import duration_message, receipt_message, round_message
+from services.aggregator.rounds import Rounds
+from services.aggregator.submissions import IDLE_TIMEOUT_S, Announced, Submissions
+from services.aggregator.versions import Versions
+
+MAX_LEASES = 10_000
+MAX_METADATA_BYTES = 64 << 10
+WATCH_AGAIN_S = 10.0
+"""How often a watcher's round is read where no hint comes: hints may be lost."""
+
+
+class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
+    """`clock` tells seconds since the epoch; `lease_s` is how long a participant is present without a renewal."""
+
+    def __init__(
+        self,
+        store: RoundStore,
+        *,
+        rounds: Rounds,
+        changes: Changes,
+        submissions: Submissions,
+        versions: Versions,
+        clock: Callable[[], float],
+        lease_s: float,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        self._store = store
+        self._rounds = rounds
+        self._changes = changes
+        self._submissions = submissions
+        self._versions = versions
+        self._clock = clock
+        self._lease_s = lease_s
+        self._idle_timeout_s = idle_timeout_s
+
+    async def JoinTask(  # noqa: N802 (the name in the contract)
+        self, request: aggregator_service_pb2.JoinTaskRequest, context: Any
+    ) -> aggregator_service_pb2.JoinTaskResponse:
+        status = await self._join(request.task_id, [participant_id(request.participant_id)])
+        return aggregator_service_pb2.JoinTaskResponse(
+            round=round_message(status), lease=duration_message(self._lease_s)
+        )
+
+    async def RenewLeases(  # noqa: N802
+        self, request: aggregator_service_pb2.RenewLeasesRequest, context: Any
+    ) -> aggregator_service_pb2.RenewLeasesResponse:
+        if len(request.participant_ids) > MAX_LEASES:
+            raise MalformedMessage(problem=f"more than {MAX_LEASES} participants in one call")
+        await self._join(request.task_id, [participant_id(text) for text in request.participant_ids])
+        return aggregator_service_pb2.RenewLeasesResponse(lease=duration_message(self._lease_s))
+
+    async def LeaveTask(  # noqa: N802
+        self, request: aggregator_service_pb2.LeaveTaskRequest, context: Any
+    ) -> aggregator_service_pb2.LeaveTaskResponse:
+        task, participant = task_id(request.task_id), participant_id(request.participant_id)
+        status = await self._rounds.changed(task, lambda: self._store.leave(task, participant, now=self._clock()))
+        return aggregator_service_pb2.LeaveTaskResponse(round=round_message(status))
+
+    async def SubmitContribution(  # noqa: N802
+        self, request_iterator: AsyncIterator[aggregator_service_pb2.SubmitContributionRequest], context: Any
+    ) -> aggregator_service_pb2.SubmitContributionResponse:
+        messages = aiter(request_iterator)
+        announced = await self._announced(messages)
+        admission = await self._submissions.submit(announced, chunk_parts(messages))
+        return aggregator_service_pb2.SubmitContributionResponse(receipt=receipt_message(announced.task_id, admission))
+
+    async def GetRound(  # noqa: N802
+        self, request: aggregator_service_pb2.GetRoundRequest, context: Any
+    ) -> aggregator_service_pb2.GetRoundResponse:
+        status = await self._rounds.status(task_id(request.task_id))
+        return aggregator_service_pb2.GetRoundResponse(round=round_message(status))
+
+    async def WatchRounds(  # noqa: N802
+        self, request: aggregator_service_pb2.WatchRoundsRequest, context: Any
+    ) -> AsyncIterator[aggregator_service_pb2.WatchRoundsResponse]:
+        task = task_id(request.task_id)
+        seen: tuple[str, int] | None = None
+        while True:
+            hint = self._changes.next(task)
+            status = await self._rounds.status(task)
+            if seen != (status.epoch, status.revision):
+                seen = status.epoch, status.revision
+                # Returns when there is room in the stream: a slow reader skips what happens meanwhile.
+                yield aggregator_service_pb2.WatchRoundsResponse(round=round_message(status))
+            await either(hint, seconds=WATCH_AGAIN_S)
+
+    async def ReadVersion(  # noqa: N802
+        self, request: aggregator_service_pb2.ReadVersionRequest, context: Any
+    ) -> AsyncIterator[aggregator_service_pb2.ReadVersionResponse]:
+        number = request.version if request.HasField("version") else None
+        version = await self._versions.find(task_id(request.task_id), number)
+        yield aggregator_service_pb2.ReadVersionResponse(
+            header=aggregator_service_pb2.ReadVersionResponse.Header(
+                version=version.number,
+                weight_specs=[task_pb2.WeightSpec(name=spec.name, shape=spec.shape) for spec in version.weight_specs],
+                weights_size=version.size,
+                sha256=bytes.fromhex(version.digest),
+            )
+        )
+        async with aclosing(self._versions.chunks(version)) as chunks:
+            async for chunk in chunks:
+                yield aggregator_service_pb2.ReadVersionResponse(weights_chunk=chunk)
+
+    async def PutMetadata(  # noqa: N802
+        self, request: aggregator_service_pb2.PutMetadataRequest, context: Any
+    ) -> aggregator_service_pb2.PutMetadataResponse:
+        task, participant = task_id(request.task_id), participant_id(request.participant_id)
+        key = valid_id(request.key, "key")
+        if len(request.value.encode()) > MAX_METADATA_BYTES:
+            raise TooLarge(limit_bytes=MAX_METADATA_BYTES)
+        await self._rounds.task(task)
+        await self._store.put_metadata(task, participant, round=request.round, key=key, value=request.value)
+        return aggregator_service_pb2.PutMetadataResponse()
+
+    async def GetMetadata(  # noqa: N802
+        self, request: aggregator_service_pb2.GetMetadataRequest, context: Any
+    ) -> aggregator_service_pb2.GetMetadataResponse:
+        task, key = task_id(request.task_id), valid_id(request.key, "key")
+        await self._rounds.task(task)
+        number, texts = await self._store.get_metadata(task, round=request.round, key=key)
+        return aggregator_service_pb2.GetMetadataResponse(round=number, values=dict(texts))
+
+    async def _join(self, text: str, participants: list[ParticipantId]) -> RoundStatus:
+        task, now = task_id(text), self._clock()
+        return await self._rounds.changed(
+            task, lambda: self._store.join(task, participants, lease_until=now + self._lease_s, now=now)
+        )
+
+    async def _announced(self, messages: AsyncIterator[aggregator_service_pb2.SubmitContributionRequest]) -> Announced:
+        """Raises MalformedMessage, InvalidId, StreamStalled."""
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                first = await anext(messages, None)
+        except TimeoutError:
+            raise StreamStalled(seconds=f"{self._idle_timeout_s:g}") from None
+        if first is None or first.WhichOneof("part") != "header":
+            raise MalformedMessage(problem="the first message must be a header")
+        header = first.header
+        if len(header.sha256) != 32:
+            raise MalformedMessage(problem="sha256 must be 32 bytes")
+        return Announced(
+            task_id=task_id(header.task_id),
+            participant_id=participant_id(header.participant_id),
+            base_round=header.round,
+            digest=header.sha256.hex(),
+            sample_count=header.sample_count,
+        )

@@ -1,0 +1,118 @@
+"""One contribution from its announcement to its receipt: what can be said early, the upload, the admission.
+
+Knows no gRPC. What can be refused or answered without the weights is, before they are read;
+what is read is held within a bound on the memory of all uploads together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable
+from dataclasses import dataclass, replace
+
+from learning.federated import Admission, RoundStatus, State, weight_of
+from learning.ids import ParticipantId, TaskId
+from learning.refusals import DigestMismatch, DiscoError, StreamStalled, TooLarge
+from roundstore.store import RoundStore
+from rpc.chunks import collect
+from services.aggregator.intake import Intake
+from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.offers import Offered, find_counted
+from services.aggregator.rounds import Rounds
+from services.aggregator.upload_memory import UploadMemory
+
+IDLE_TIMEOUT_S = 30.0
+RECEIVE_TIMEOUT_S = 120.0
+"""For the whole upload: a trickle must not hold its memory for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a sender says before the weights. `digest` is the SHA-256 of the weights, in lower-case hex."""
+
+    task_id: TaskId
+    participant_id: ParticipantId
+    base_round: int
+    digest: str
+    sample_count: int
+
+
+class Submissions:
+    """Takes contributions from whoever sends them."""
+
+    def __init__(
+        self,
+        store: RoundStore,
+        *,
+        rounds: Rounds,
+        intake: Intake,
+        memory: UploadMemory,
+        metrics: AggregatorMetrics,
+        max_bytes: int,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        self._store = store
+        self._rounds = rounds
+        self._intake = intake
+        self._memory = memory
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._idle_timeout_s = idle_timeout_s
+
+    async def submit(self, announced: Announced, chunks: AsyncIterable[bytes]) -> Admission:
+        """The contribution's admission, once it is durable. Raises its refusal, or a Fault that says: send it again."""
+        try:
+            admission, outcome = await self._submit(announced, chunks)
+        except DiscoError as error:
+            self._metrics.contributions.labels(error.reason).inc()
+            raise
+        self._metrics.contributions.labels(outcome).inc()
+        return admission
+
+    async def _submit(self, announced: Announced, chunks: AsyncIterable[bytes]) -> tuple[Admission, str]:
+        known = await self._rounds.federated_task(announced.task_id)
+        if known.model_bytes > self._max_bytes:
+            raise TooLarge(limit_bytes=self._max_bytes)
+        status = await self._rounds.status(announced.task_id)
+        counted = await find_counted(
+            self._store,
+            status,
+            participant_id=announced.participant_id,
+            digest=announced.digest,
+            base_round=announced.base_round,
+        )
+        if counted is not None:
+            return counted, "repeated"
+        # Raises what would be raised later anyway, for the weights would be read in vain.
+        weight_of(_as_collecting(status), base_round=announced.base_round, sample_count=announced.sample_count)
+        async with self._memory.lend(known.model_bytes):
+            offered = Offered(
+                participant_id=announced.participant_id,
+                digest=announced.digest,
+                base_round=announced.base_round,
+                sample_count=announced.sample_count,
+                weights=await self._received(announced, chunks, size=known.model_bytes),
+                searched_before=status.number,
+            )
+            admission = await self._intake.admit(announced.task_id, offered)
+        return admission, "repeated" if offered.repeated else "admitted"
+
+    async def _received(self, announced: Announced, chunks: AsyncIterable[bytes], *, size: int) -> bytearray:
+        """Raises InvalidWeights, DigestMismatch, StreamStalled."""
+        try:
+            async with asyncio.timeout(RECEIVE_TIMEOUT_S):
+                weights, received = await collect(
+                    chunks, size=size, limit=self._max_bytes, idle_timeout=self._idle_timeout_s
+                )
+        except TimeoutError:
+            raise StreamStalled(seconds=f"{RECEIVE_TIMEOUT_S:g}") from None
+        if received != announced.digest:
+            raise DigestMismatch(received=received, announced=announced.digest)
+        return weights
+
+
+def _as_collecting(status: RoundStatus) -> RoundStatus:
+    """The round that a contribution of this moment will be judged in: while one is being closed, the next."""
+    if status.state is State.COLLECTING:
+        return status
+    return replace(status, number=status.number + 1, state=State.COLLECTING, weight_cap=status.policy.max_total_weight)

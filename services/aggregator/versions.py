@@ -1,0 +1,59 @@
+"""Versions as they are read out: found, and streamed while their digest is checked. Knows the blob store only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from blobstore import names, records
+from blobstore.records import WeightSpec
+from blobstore.store import BlobMissing, BlobStore
+from learning.ids import TaskId
+from learning.refusals import StoredDataDamaged
+from rpc.chunks import CHUNK_BYTES
+from services.aggregator.rounds import Rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version without its weights."""
+
+    number: int
+    weight_specs: tuple[WeightSpec, ...]
+    blob: str
+    digest: str
+    size: int
+    """In bytes."""
+
+
+class Versions:
+    """The versions of all tasks."""
+
+    def __init__(self, blobs: BlobStore, rounds: Rounds) -> None:
+        self._blobs = blobs
+        self._rounds = rounds
+
+    async def find(self, task_id: TaskId, number: int | None) -> Version:
+        """None: the newest. Raises TaskNotFound, VersionNotFound, StoredDataDamaged."""
+        known = await self._rounds.task(task_id)
+        if number is None:
+            number = await records.newest_version(self._blobs, task_id)
+        entry = await records.read_ledger_entry(self._blobs, task_id, number)
+        blob = names.weights(task_id, entry.digest)
+        try:
+            size = await self._blobs.size(blob)
+        except BlobMissing:
+            size = None
+        if size != known.model_bytes:
+            raise StoredDataDamaged(name=blob)
+        return Version(number=number, weight_specs=known.weight_specs, blob=blob, digest=entry.digest, size=size)
+
+    async def chunks(self, version: Version) -> AsyncGenerator[bytes, None]:
+        """The weights. Raises StoredDataDamaged, after the last chunk, where they do not have their digest."""
+        digest = hashlib.sha256()
+        async for chunk in self._blobs.read_chunks(version.blob, chunk_size=CHUNK_BYTES):
+            digest.update(chunk)
+            yield chunk
+        if digest.hexdigest() != version.digest:
+            raise StoredDataDamaged(name=version.blob)
