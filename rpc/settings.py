@@ -61,6 +61,7 @@ KNOWN_NAMES = frozenset(
         "TLS_CERT",
         "TLS_KEY",
         "TRUSTED_PROXIES",
+        "UPLOAD_MEMORY_BYTES",
     )
 )
 """Every setting of every process. One environment may serve them all, so each knows the names of the others."""
