@@ -71,8 +71,9 @@ class G21:
             case 0:
                 return Hello()
             case 8:
+                number = fields.count("round")
                 weights, shapes = weights_document.decode(fields.weights(), limit)
-                return Contribute(weights, shapes, fields.count("round"))
+                return Contribute(weights, shapes, number)
             case 9:
                 return PutMetadata(fields.count("round"), fields.text("metadataId"), fields.text("metadata"))
             case 10:
