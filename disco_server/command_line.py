@@ -30,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SAME_SIGNAL_S = 0.5
+"""Programs that pass a signal on often send it to the group as well; that is one wish, not two."""
+
 Port = Annotated[
     int | None,
     typer.Option(help="Port clients connect to; 0: any that is free. [DISCO_GATEWAY_PORT, 8080]", show_default=False),
@@ -116,16 +119,20 @@ def start() -> None:
 
 
 async def _until_signal(launcher: Launcher, screen: Screen) -> None:
-    """The first signal stops everything in order, the second one at once."""
+    """The first signal stops everything in order, another one at once."""
+    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    first_at = loop.time()
 
     def asked() -> None:
-        if stop.is_set():
+        nonlocal first_at
+        if not stop.is_set():
+            first_at = loop.time()
+            stop.set()
+        elif loop.time() - first_at > SAME_SIGNAL_S:
             screen.say("Not waiting any longer.")
             launcher.kill()
-        stop.set()
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked)
     await launcher.run(stop)

@@ -149,6 +149,8 @@ class _Process:
         await self._last_words()
 
     def kill(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()  # else it would be started again
         if self._child is not None and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 os.killpg(self._child.pid, signal.SIGKILL)  # it leads a group of its own: whatever it started goes, too
@@ -178,7 +180,7 @@ class _Process:
             await self._last_words()
             if time.monotonic() - self._started_at >= self._backoff.forgiven_after_s:
                 self._deaths = 0
-            said = "" if self._plan.shown else self._said()
+            said = self._said() if code > 0 and not self._plan.shown else ""
             await self._pause(_reason(code), said)
             while not await self._spawned_again():
                 pass

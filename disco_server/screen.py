@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 NAME_WIDTH = 12
@@ -58,7 +58,7 @@ class Screen:
         """The table of tasks, with the address that clients are given."""
         if self._json_lines:
             return
-        table = Table("Task", "Title", "Scheme", "Clients connect to", title_justify="left")
+        table = Table("Task", "Title", "Scheme", Column("Clients connect to", no_wrap=True))
         for row in rows:
             table.add_row(Text(row.task_id), Text(row.title), Text(row.scheme), Text(address))
         self._print(table)

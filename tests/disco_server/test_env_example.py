@@ -25,6 +25,22 @@ PROCESSES: tuple[type[DiscoSettings], ...] = (
     SignalingSettings,
     LauncherSettings,
 )
+COMPOSE = EXAMPLE.with_name("docker-compose.yml")
+# Ports inside of a container meet nobody else's, certificates need files that only their owner can mount,
+# and the launcher does not run there.
+NOT_FOR_CONTAINERS = {
+    "DISCO_AGGREGATORS",
+    "DISCO_AGGREGATOR_METRICS_PORT",
+    "DISCO_AGGREGATOR_PORT",
+    "DISCO_GATEWAY_METRICS_PORT",
+    "DISCO_SIGNALING_METRICS_PORT",
+    "DISCO_SIGNALING_PORT",
+    "DISCO_TASK_SERVICE_METRICS_PORT",
+    "DISCO_TASK_SERVICE_PORT",
+    "DISCO_TLS_CA",
+    "DISCO_TLS_CERT",
+    "DISCO_TLS_KEY",
+}
 NOT_IN_A_PROCESS = {"DISCO_PUBLISH_ADDRESS"}
 
 
@@ -70,4 +86,10 @@ def test_every_setting_belongs_to_a_process() -> None:
 
 def test_example_with_every_line_in_force_is_what_a_user_would_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(re.sub(r"^#(DISCO_)", r"\1", EXAMPLE.read_text(), flags=re.M))
-    assert {name: value for name, value in dotenv_values(tmp_path / ".env").items()} == examples()
+    assert dict(dotenv_values(tmp_path / ".env")) == examples()
+
+
+def test_containers_are_given_every_setting_that_is_not_fixed_there() -> None:
+    named = set(re.findall(r"DISCO_[A-Z_]+", COMPOSE.read_text()))
+    assert named <= KNOWN_NAMES
+    assert KNOWN_NAMES - named == NOT_FOR_CONTAINERS

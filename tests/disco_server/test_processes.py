@@ -24,7 +24,11 @@ def leave(*_):
     with (marker.parent / "order").open("a") as order:
         order.write(marker.name + "\\n")
     sys.exit(0)
+def fail(*_):
+    print("out of order", flush=True)
+    os._exit(5)
 signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGUSR1, fail)
 print("hello from", marker.name, flush=True)
 marker.write_text(str(os.getpid()))
 while True:
@@ -168,6 +172,16 @@ async def test_process_that_ignores_sigterm_is_killed_after_its_grace(
     assert screen.sentences() == ["Stopping one.", "one is still there after 0.05 s and is killed."]
 
 
+async def test_killed_supervisor_starts_nothing_again(
+    supervisor: Supervisor, screen: RecordedScreen, tmp_path: Path
+) -> None:
+    await supervisor.start(plan(tmp_path / "one"), plan(tmp_path / "two", DEAF))
+    supervisor.kill()
+    await supervisor.stop()
+    assert "started again" not in screen.text
+    assert not any(alive(int((tmp_path / name).read_text())) for name in ("one", "two"))
+
+
 async def test_stop_ends_a_process_that_waits_for_its_next_start(screen: RecordedScreen, tmp_path: Path) -> None:
     supervisor = Supervisor(screen, backoff=Backoff(first_s=3600, most_s=3600))
     await supervisor.start(plan(tmp_path / "one"))
@@ -186,9 +200,12 @@ async def test_hidden_process_shows_nothing_but_its_last_words(
     await supervisor.start(plan(tmp_path / "one", shown=False))
     first = int((tmp_path / "one").read_text())
     os.kill(first, signal.SIGKILL)
-    await new_id(tmp_path / "one", first)
+    second = await new_id(tmp_path / "one", first)
+    os.kill(second, signal.SIGUSR1)
+    await new_id(tmp_path / "one", second)
     assert screen.text.splitlines() == [
-        "disco        │ one was ended by SIGKILL; it is started again in 0.01 s. Its last words: hello from one"
+        "disco        │ one was ended by SIGKILL; it is started again in 0.01 s.",
+        "disco        │ one ended with exit code 5; it is started again in 0.02 s. Its last words: out of order",
     ]
 
 
