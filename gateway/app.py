@@ -1,0 +1,116 @@
+"""The gateway's application: every route, and what stands behind it. Opens nothing and listens nowhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.greetings import greeting
+from gateway.http_edge import HttpEdge
+from gateway.http_tasks import TaskRoutes
+from gateway.hub import Hub
+from gateway.metrics import GatewayMetrics
+from gateway.models import Models
+from gateway.problems import answer_with_problems, problem
+from gateway.service_clients import ServiceClients
+from gateway.settings import GatewaySettings
+from gateway.task_directory import TaskDirectory
+from gateway.versions import Versions
+from gateway.websocket import WebSocketEndpoint
+
+GREETED_PATHS = ("/", "/feai", "/deai", "/federated", "/decentralized")
+DESCRIPTION = (
+    "Federated and decentralized learning for Disco clients. Sockets are at /feai/{task}/{client} and /deai/{task}."
+)
+
+
+class Gateway:
+    """One ASGI application. Call `drain` before it is stopped."""
+
+    def __init__(self, http: ASGIApp, sockets: WebSocketEndpoint, lifespan: ASGIApp, readiness: Readiness) -> None:
+        self._http = http
+        self._sockets = sockets
+        self._lifespan = lifespan
+        self._readiness = readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Sockets do not pass through the layers that HTTP needs: every frame would pay for them.
+        applications: dict[str, ASGIApp] = {"http": self._http, "websocket": self._sockets, "lifespan": self._lifespan}
+        await applications[scope["type"]](scope, receive, send)
+
+    async def drain(self) -> None:
+        """Says that the gateway is not ready any more, and closes every socket."""
+        self._readiness.draining = True
+        await self._sockets.drain()
+
+
+class Readiness:
+    """Whether the gateway is of use to anybody: all services answer, and it is not stopping."""
+
+    def __init__(self, clients: ServiceClients) -> None:
+        self._clients = clients
+        self.draining = False
+
+    async def answer(self) -> Response:
+        """Answers 200 while every service serves, else 503."""
+        if self.draining:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "SHUTDOWN", "This gateway is stopping. Try another one.")
+        services = await self._clients.health()
+        away = [name for name, serves in services.items() if not serves]
+        if away:
+            detail = f"Not reachable at the moment: {', '.join(away)}."
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", detail)
+        return JSONResponse({"ready": True, "services": services})
+
+
+def create_app(settings: GatewaySettings, clients: ServiceClients, *, registry: CollectorRegistry) -> Gateway:
+    """The gateway over `clients`, which stay the caller's to close."""
+    metrics = GatewayMetrics(registry)
+    directory = TaskDirectory(clients.task_service(), clock=time.monotonic)
+    hub = Hub(clients.aggregator())
+    versions = Versions(clients.aggregator(), limit_bytes=settings.max_message_bytes)
+    models = Models(clients.task_service(), limit_bytes=settings.max_message_bytes)
+    readiness = Readiness(clients)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        hub.close()
+
+    http = FastAPI(
+        title="Disco", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False, redoc_url=None
+    )
+    answer_with_problems(http)
+    tasks = TaskRoutes(settings, task_service=clients.task_service(), directory=directory, models=models)
+    http.include_router(tasks.router())
+    http.add_api_route("/healthz", _alive, methods=["GET"], tags=["health"], summary="Whether the process lives")
+    http.add_api_route(
+        "/readyz", readiness.answer, methods=["GET"], tags=["health"], summary="Whether every service answers"
+    )
+    for path in GREETED_PATHS:
+        http.add_api_route(path, _greet, methods=["GET"], include_in_schema=False)
+    edge = HttpEdge(http, default_dialect=settings.default_dialect, metrics=metrics)
+    sockets = WebSocketEndpoint(settings, clients, directory=directory, hub=hub, versions=versions, metrics=metrics)
+    return Gateway(edge, sockets, cast(ASGIApp, http), readiness)
+
+
+async def _alive() -> Response:
+    """Answers 200 as long as the process can answer."""
+    return JSONResponse({"alive": True})
+
+
+async def _greet(request: Request) -> Response:
+    negotiated = request.state.negotiated
+    certain = negotiated.rule in ("prefix", "hint")
+    text = greeting(negotiated.dialect if certain else "", request.url.path)
+    if text is None:
+        return problem(HTTPStatus.NOT_FOUND, "NOT_FOUND", f"There is nothing at {request.url.path}.")
+    return PlainTextResponse(text, media_type="text/html")

@@ -1,0 +1,188 @@
+"""Carries the calls of federated sessions out: gRPC there, events back.
+
+The only file that knows both `gateway.sessions.federated` and the aggregator's
+messages. Decides nothing: when to call is the session's business, what an answer
+means, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import structlog
+from disco.aggregator.v1.aggregator_service_pb2 import (
+    GetMetadataRequest,
+    JoinTaskRequest,
+    LeaveTaskRequest,
+    PutMetadataRequest,
+    SubmitContributionRequest,
+)
+
+from gateway.dialects.dialect import Dialect
+from gateway.hub import Hub, round_view
+from gateway.metrics import GatewayMetrics
+from gateway.sessions.federated import (
+    ANSWER_WITHIN_S,
+    Call,
+    ContributionSettled,
+    Event,
+    Joined,
+    JoinTask,
+    LeaveTask,
+    MetadataRead,
+    ReadMetadata,
+    ReadVersion,
+    RoundSeen,
+    RoundView,
+    StoreMetadata,
+    SubmitContribution,
+    VersionRead,
+    VersionUnavailable,
+)
+from gateway.versions import THREAD_FROM_BYTES, Versions
+from learning.refusals import DiscoError, Fault
+from rpc.channel import retrying
+from rpc.chunks import chunks_of
+
+if TYPE_CHECKING:
+    from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
+
+SUBMIT_WITHIN_S = 60.0
+LEAVE_WITHIN_S = 3.0
+
+_log = structlog.stdlib.get_logger("gateway")
+
+
+class FederatedCalls:
+    """The calls of one session."""
+
+    def __init__(
+        self,
+        task_id: str,
+        participant_id: str,
+        *,
+        aggregator: AggregatorServiceAsyncStub,
+        hub: Hub,
+        versions: Versions,
+        dialect: Dialect,
+        metrics: GatewayMetrics,
+        deliver: Callable[[Event], None],
+    ) -> None:
+        self._task_id = task_id
+        self._participant_id = participant_id
+        self._aggregator = aggregator
+        self._hub = hub
+        self._versions = versions
+        self._dialect = dialect
+        self._metrics = metrics
+        self._deliver = deliver
+
+    async def run(self, call: Call) -> None:
+        """Carries one call out and delivers what it brought. Raises a DiscoError where the socket cannot go on."""
+        match call:
+            case JoinTask():
+                await self._join()
+            case SubmitContribution(round, weights):
+                await self._submit(round, weights)
+                self._deliver(ContributionSettled())
+            case ReadVersion(version, until):
+                self._deliver(await self._read(version, until))
+            case StoreMetadata(round, key, value):
+                await self._store_metadata(round, key, value)
+            case ReadMetadata():
+                await self._read_metadata(call)
+            case LeaveTask():
+                await self._leave()
+
+    def _round_seen(self, round: RoundView) -> None:
+        self._deliver(RoundSeen(round))
+
+    async def _join(self) -> None:
+        self._hub.enter(self._task_id, self._participant_id, self._round_seen)
+        request = JoinTaskRequest(task_id=self._task_id, participant_id=self._participant_id)
+        try:
+            answer = await retrying(lambda: self._aggregator.JoinTask(request), seconds=ANSWER_WITHIN_S)
+        except Fault as fault:
+            # The hub renews this participant's lease from now on, which joins it as soon as an aggregator answers.
+            self._gave_up("JoinTask", fault)
+            return
+        self._hub.saw(answer.round, answer.lease.ToNanoseconds() / 1e9)
+        self._deliver(Joined(round_view(answer.round)))
+
+    async def _submit(self, round: int, weights: bytes | memoryview) -> None:
+        digest = await _sha256(weights)
+        header = SubmitContributionRequest.Header(
+            task_id=self._task_id, participant_id=self._participant_id, round=round, sha256=digest
+        )
+
+        def parts() -> Iterator[SubmitContributionRequest]:
+            yield SubmitContributionRequest(header=header)
+            for chunk in chunks_of(weights):
+                yield SubmitContributionRequest(weights_chunk=chunk)
+
+        try:
+            answer = await retrying(
+                lambda: self._aggregator.SubmitContribution(parts(), timeout=SUBMIT_WITHIN_S), seconds=SUBMIT_WITHIN_S
+            )
+        except DiscoError as error:
+            # The dialects spoken so far have no room for an answer to a contribution.
+            self._metrics.contribution(error.reason)
+            _log.debug("contribution.refused", task_id=self._task_id, round=round, reason=error.reason)
+            return
+        self._metrics.contribution("acknowledged")
+        _log.debug("contribution.acknowledged", task_id=self._task_id, round=answer.receipt.round)
+
+    async def _read(self, version: int, until: float) -> Event:
+        seconds = max(until - asyncio.get_running_loop().time(), 0.05)
+        try:
+            number, body = await self._versions.encoded(self._task_id, version, self._dialect, seconds=seconds)
+        except (DiscoError, TimeoutError) as error:
+            self._gave_up("ReadVersion", error)
+            return VersionUnavailable()
+        return VersionRead(number, body)
+
+    async def _store_metadata(self, round: int, key: str, value: str) -> None:
+        request = PutMetadataRequest(
+            task_id=self._task_id, participant_id=self._participant_id, round=round, key=key, value=value
+        )
+        try:
+            await retrying(lambda: self._aggregator.PutMetadata(request), seconds=ANSWER_WITHIN_S)
+        except DiscoError as error:
+            self._gave_up("PutMetadata", error)
+
+    async def _read_metadata(self, call: ReadMetadata) -> None:
+        request = GetMetadataRequest(task_id=self._task_id, round=call.round, key=call.key)
+        try:
+            answer = await retrying(lambda: self._aggregator.GetMetadata(request), seconds=ANSWER_WITHIN_S)
+        except DiscoError as error:
+            self._gave_up("GetMetadata", error)
+            return
+        self._deliver(MetadataRead(call, tuple(sorted(answer.values.items()))))
+
+    async def _leave(self) -> None:
+        was_last_socket = self._hub.leave(self._task_id, self._participant_id, self._round_seen)
+        if self._hub.is_deserted(self._task_id):
+            self._versions.forget(self._task_id)
+        if not was_last_socket:
+            return
+        request = LeaveTaskRequest(task_id=self._task_id, participant_id=self._participant_id)
+        try:
+            answer = await retrying(lambda: self._aggregator.LeaveTask(request), seconds=LEAVE_WITHIN_S)
+        except DiscoError as error:
+            self._gave_up("LeaveTask", error)  # its lease ends by itself
+            return
+        self._hub.saw(answer.round)
+
+    def _gave_up(self, call: str, error: DiscoError | TimeoutError) -> None:
+        reason = error.reason if isinstance(error, DiscoError) else "STORE_UNAVAILABLE"
+        self._metrics.call_failed(call, reason)
+        _log.debug("call.failed", call=call, task_id=self._task_id, reason=reason)
+
+
+async def _sha256(weights: bytes | memoryview) -> bytes:
+    if len(weights) < THREAD_FROM_BYTES:
+        return hashlib.sha256(weights).digest()
+    return await asyncio.to_thread(lambda: hashlib.sha256(weights).digest())

@@ -1,0 +1,109 @@
+"""What HTTP says when something is refused: RFC 9457 problem documents, for every error there is.
+
+    { "type": "about:blank", "title": …, "status": …, "detail": …, "reason": …, "request_id": …, variables… }
+
+`reason` is for programs and does not change; `detail` is a sentence for people.
+One table from reasons to statuses, exhaustive by test. Knows no route.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from learning.refusals import DiscoError, InternalError
+
+CONTENT_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+
+STATUSES: dict[str, HTTPStatus] = {
+    "TASK_NOT_FOUND": HTTPStatus.NOT_FOUND,
+    "TASK_ALREADY_EXISTS": HTTPStatus.CONFLICT,
+    "INVALID_TASK": HTTPStatus.BAD_REQUEST,
+    "INVALID_MODEL": HTTPStatus.BAD_REQUEST,
+    "INVALID_ID": HTTPStatus.BAD_REQUEST,
+    "INVALID_POLICY": HTTPStatus.BAD_REQUEST,
+    "WRONG_SCHEME": HTTPStatus.NOT_FOUND,
+    "INVALID_WEIGHTS": HTTPStatus.BAD_REQUEST,
+    "WEIGHTS_NOT_FINITE": HTTPStatus.BAD_REQUEST,
+    "WEIGHTS_OUT_OF_BOUND": HTTPStatus.BAD_REQUEST,
+    "DIGEST_MISMATCH": HTTPStatus.BAD_REQUEST,
+    "ROUND_STALE": HTTPStatus.CONFLICT,
+    "ROUND_AHEAD": HTTPStatus.CONFLICT,
+    "DUPLICATE_CONTRIBUTION": HTTPStatus.CONFLICT,
+    "WEIGHT_CAP_REACHED": HTTPStatus.CONFLICT,
+    "TOO_LARGE": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "MALFORMED_MESSAGE": HTTPStatus.BAD_REQUEST,
+    "VERSION_NOT_FOUND": HTTPStatus.NOT_FOUND,
+    "PEER_NOT_CONNECTED": HTTPStatus.NOT_FOUND,
+    "PEER_REPLACED": HTTPStatus.CONFLICT,
+    "TASK_CREATION_DENIED": HTTPStatus.FORBIDDEN,
+    "STORE_UNAVAILABLE": HTTPStatus.SERVICE_UNAVAILABLE,
+    "SHUTDOWN": HTTPStatus.SERVICE_UNAVAILABLE,
+    "SLOW_CONSUMER": HTTPStatus.REQUEST_TIMEOUT,
+    "STREAM_STALLED": HTTPStatus.REQUEST_TIMEOUT,
+    "STORED_DATA_DAMAGED": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "INTERNAL": HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+_log = structlog.stdlib.get_logger("gateway")
+
+
+def request_id() -> str:
+    """The id that was bound to the request that is being answered."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", "unknown"))
+
+
+def problem(status: int, reason: str, detail: str, *, variables: dict[str, str] | None = None) -> JSONResponse:
+    """One problem document."""
+    document = {
+        "type": "about:blank",
+        "title": reason.replace("_", " ").capitalize(),
+        "status": int(status),
+        "detail": detail,
+        "reason": reason,
+        "request_id": request_id(),
+    }
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse({**(variables or {}), **document}, status, headers, CONTENT_TYPE)
+
+
+def problem_for(error: DiscoError) -> JSONResponse:
+    """The problem that an error of ours is. What a service could not explain stays in the log."""
+    if error.reason == InternalError.reason:
+        _log.error("request.failed", error=str(error))
+        error = InternalError(request_id=request_id())
+    return problem(STATUSES[error.reason], error.reason, str(error), variables=error.variables)
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Makes every error that `app` meets a problem document."""
+
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, DiscoError)
+        return problem_for(error)
+
+    async def http_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        status = HTTPStatus(error.status_code)
+        details = {
+            HTTPStatus.NOT_FOUND: f"There is nothing at {request.url.path}. The routes are listed at /docs.",
+            HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not possible here. The routes are listed at /docs.",
+        }
+        answer = problem(status, status.name, details.get(status, str(error.detail)))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", f"The request is not valid: {faults}.")
+
+    app.add_exception_handler(DiscoError, refused)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, invalid)

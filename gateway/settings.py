@@ -1,0 +1,65 @@
+"""Settings of the gateway."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from gateway.sessions.federated import ANSWER_WITHIN_S
+from rpc.settings import Port, ProcessSettings
+
+
+class GatewaySettings(ProcessSettings):
+    """Where the gateway listens, whom it calls, and what it allows."""
+
+    gateway_host: str = Field("127.0.0.1", description="Address the gateway listens on; 0.0.0.0 for all.")
+    gateway_port: Port = Field(8080, description="Port of HTTP and WebSocket.")
+    gateway_metrics_port: Port = Field(9080, description="Port of the gateway's Prometheus endpoint; 0 turns it off.")
+    task_service_address: str = Field("127.0.0.1:50051", description="gRPC target of the task service.")
+    aggregator_address: str = Field("127.0.0.1:50052", description="gRPC target of the aggregators.")
+    signaling_address: str = Field("127.0.0.1:50053", description="gRPC target of the signaling service.")
+    task_creation: Literal["auto", "open", "token", "off"] = Field(
+        "auto",
+        description="Who may create tasks: everybody, who has DISCO_TASK_TOKEN, nobody. "
+        "auto: everybody where the gateway listens on loopback only, else with the token if one is set, else nobody.",
+    )
+    task_token: SecretStr = Field(
+        SecretStr(""), description="What `Authorization: Bearer …` must hold to create tasks."
+    )
+    default_dialect: Literal["auto", "g21", "g22", "g30", "gdv"] = Field(
+        "auto", description="What is spoken with a client that shows no sign of its generation."
+    )
+    poll_hold_s: float = Field(
+        8.0,
+        ge=0,
+        le=ANSWER_WITHIN_S,
+        description="Seconds for which the newest version is held back for a client that asks until there is news.",
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses of proxies whose X-Forwarded-For is believed, comma-separated. Empty: none."
+    )
+
+    @model_validator(mode="after")
+    def _token_policy_has_a_token(self) -> Self:
+        if self.task_creation == "token" and not self.task_token.get_secret_value():
+            raise ValueError("DISCO_TASK_CREATION=token needs DISCO_TASK_TOKEN.")
+        return self
+
+    @property
+    def effective_task_creation(self) -> Literal["open", "token", "off"]:
+        """What `auto` comes to."""
+        if self.task_creation != "auto":
+            return self.task_creation
+        if is_loopback(self.gateway_host):
+            return "open"
+        return "token" if self.task_token.get_secret_value() else "off"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a socket that listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,166 @@
+"""Carries the calls of decentralized sessions out: one stream to the signaling service, events back.
+
+The only file that knows both `gateway.sessions.decentralized` and the signaling
+service's messages. A stream that breaks is only reported: taking it up again is
+the session's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+from disco.signaling.v1.signaling_service_pb2 import ConnectRequest, ConnectResponse
+from google.protobuf.duration_pb2 import Duration
+
+from gateway.metrics import GatewayMetrics
+from gateway.sessions.decentralized import (
+    AskForPeers,
+    Call,
+    CountDropped,
+    EndSession,
+    Event,
+    PeersListed,
+    SendSignal,
+    SessionRefused,
+    SessionStarted,
+    SignalArrived,
+    StartSession,
+    StreamBroken,
+)
+from learning.refusals import BY_REASON, DiscoError, Fault, Refusal, SlowConsumer
+
+if TYPE_CHECKING:
+    from disco.signaling.v1.signaling_service_pb2_grpc import SignalingServiceAsyncStub
+
+MAX_REQUESTS = 512
+GOODBYE_S = 2.0
+
+Stream = grpc.aio.StreamStreamCall[ConnectRequest, ConnectResponse]
+
+_log = structlog.stdlib.get_logger("gateway")
+
+
+class SignalingLink:
+    """The calls of one session."""
+
+    def __init__(
+        self,
+        task_id: str,
+        *,
+        signaling: SignalingServiceAsyncStub,
+        metrics: GatewayMetrics,
+        deliver: Callable[[Event], None],
+    ) -> None:
+        self._task_id = task_id
+        self._signaling = signaling
+        self._metrics = metrics
+        self._deliver = deliver
+        self._requests: asyncio.Queue[ConnectRequest] | None = None
+        self._stream: asyncio.Task[None] | None = None
+
+    async def run(self, call: Call) -> None:
+        """Carries one call out. Only StartSession takes longer than a moment: as long as the stream lives."""
+        match call:
+            case StartSession():
+                self._stream = asyncio.current_task()
+                await self._connect(call)
+            case AskForPeers(patience_s):
+                patience = Duration()
+                patience.FromNanoseconds(int(patience_s * 1e9))
+                self._send(ConnectRequest(mark_ready=ConnectRequest.MarkReady(patience=patience)))
+            case SendSignal(peer_id, body):
+                signal = ConnectRequest.SendSignal(peer_id=peer_id, body=body)
+                if not self._send(ConnectRequest(send_signal=signal)):
+                    self._metrics.signals_dropped(SlowConsumer.reason, 1)
+            case EndSession(give_up_seat):
+                await self._end(give_up_seat=give_up_seat)
+            case CountDropped(reason, signals):
+                self._metrics.signals_dropped(reason, signals)
+
+    def _send(self, request: ConnectRequest) -> bool:
+        """False where the stream broke in this very moment, or the service does not keep up."""
+        if self._requests is None or self._requests.full():
+            return False
+        self._requests.put_nowait(request)
+        return True
+
+    async def _end(self, *, give_up_seat: bool) -> None:
+        if self._stream is None or self._stream.done():
+            return
+        if give_up_seat and self._requests is not None:
+            self._send(ConnectRequest(end_session=ConnectRequest.EndSession()))
+            await asyncio.wait({self._stream}, timeout=GOODBYE_S)
+        self._stream.cancel()
+
+    async def _connect(self, start: StartSession) -> None:
+        try:
+            await self._exchange(start)
+            self._deliver(StreamBroken())
+        except* SlowConsumer:
+            self._deliver(StreamBroken())  # we were too slow for the service; the session itself is fine
+        except* Refusal as refused:
+            self._deliver(SessionRefused(_first(refused)))
+        except* Fault as faults:
+            _log.debug("signaling.broke", task_id=self._task_id, reason=_first(faults).reason)
+            self._deliver(StreamBroken())
+
+    async def _exchange(self, start: StartSession) -> None:
+        """One stream from its first message to its end."""
+        call = self._signaling.Connect()
+        requests: asyncio.Queue[ConnectRequest] = asyncio.Queue(MAX_REQUESTS)
+        requests.put_nowait(
+            ConnectRequest(
+                start_session=ConnectRequest.StartSession(
+                    task_id=self._task_id,
+                    peer_id=start.peer_id,
+                    session_token=start.session_token,
+                    next_round=start.next_round,
+                    client_id=start.client_id,
+                )
+            )
+        )
+        self._requests = requests
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                writing = pumps.create_task(_write(call, requests))
+                async for response in call:
+                    self._receive(response)
+                writing.cancel()
+        finally:
+            self._requests = None
+            call.cancel()
+
+    def _receive(self, response: ConnectResponse) -> None:
+        match response.WhichOneof("message"):
+            case "session_started":
+                started = response.session_started
+                self._deliver(SessionStarted(started.peer_id, started.session_token))
+            case "peers_for_round":
+                peers = response.peers_for_round
+                self._deliver(PeersListed(peers.round, tuple(peers.peer_ids)))
+            case "signal":
+                self._deliver(SignalArrived(response.signal.peer_id, response.signal.body))
+            case "signal_refused":
+                self._metrics.signals_dropped(_known(response.signal_refused.reason), 1)
+
+
+async def _write(call: Stream, requests: asyncio.Queue[ConnectRequest]) -> None:
+    while True:
+        await call.write(await requests.get())
+
+
+def _first(group: BaseExceptionGroup[DiscoError]) -> DiscoError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, DiscoError)
+    return error
+
+
+def _known(reason: str) -> str:
+    """A reason as a label of metrics: a newer service may have names we do not know, but not any number of them."""
+    return reason if reason in BY_REASON else "other"

@@ -1,0 +1,231 @@
+"""Sockets, from the upgrade to the last call: which task, which dialect, which session.
+
+    /feai/{task}/{client}  /feai/{task}  /deai/{task}  /deai/{task}/{client}  /federated/{task}  /decentralized/{task}
+    with and without prefix (`/v2.1`) and trailing slash
+
+What cannot be served is refused at the upgrade, by an HTTP answer with a problem
+document: every generation then fails at once instead of waiting for its own limit.
+The only file that decides about sockets; `gateway.connection` moves the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.connection import Codec, Connection, Ending
+from gateway.dialects.dialect import Dialect
+from gateway.dialects.negotiation import Negotiated, SocketRoute, negotiate_socket, socket_route
+from gateway.dialects.registry import DIALECTS
+from gateway.federated_calls import FederatedCalls
+from gateway.http_edge import request_id_of
+from gateway.hub import Hub
+from gateway.metrics import GatewayMetrics
+from gateway.outbox import Outbox
+from gateway.problems import problem, problem_for
+from gateway.service_clients import ServiceClients
+from gateway.sessions import decentralized, federated
+from gateway.settings import GatewaySettings
+from gateway.signaling_link import SignalingLink
+from gateway.task_directory import TaskDirectory, TaskEntry
+from gateway.versions import Versions
+from learning.ids import participant_id, task_id
+from learning.refusals import DiscoError, InvalidId, ShuttingDown, WrongScheme
+from learning.task import Scheme
+
+PATIENCE_S = 9.0
+"""How long a peer is ready for: clients of G21 go on alone after 10 seconds (protocol section 4.8)."""
+MAX_FRAMES_WAITING = 256
+
+_log = structlog.stdlib.get_logger("gateway")
+
+
+@dataclass(frozen=True)
+class _Upgrade:
+    """An upgrade that can be granted."""
+
+    route: SocketRoute
+    entry: TaskEntry
+    dialect: Dialect
+    negotiated: Negotiated
+    subprotocol: str | None
+
+
+class _Refused(Exception):
+    """The upgrade is answered with this instead."""
+
+    def __init__(self, reason: str, answer: Response) -> None:
+        self.reason = reason
+        self.answer = answer
+        super().__init__(reason)
+
+
+class WebSocketEndpoint:
+    """An ASGI application for the scope `websocket`. One per gateway."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        clients: ServiceClients,
+        *,
+        directory: TaskDirectory,
+        hub: Hub,
+        versions: Versions,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self._settings = settings
+        self._aggregator = clients.aggregator()
+        self._signaling = clients.signaling()
+        self._directory = directory
+        self._hub = hub
+        self._versions = versions
+        self._metrics = metrics
+        self._open: dict[asyncio.Task[object], Callable[[DiscoError], None]] = {}
+        self._draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        first = await receive()
+        assert first["type"] == "websocket.connect", "ASGI begins every socket like this"
+        headers = Headers(scope=scope)
+        with structlog.contextvars.bound_contextvars(request_id=request_id_of(headers)):
+            try:
+                upgrade = await self._judge(scope, headers)
+            except _Refused as refused:
+                self._metrics.upgrade_refused(refused.reason)
+                _log.info("socket.refused", path=scope["path"], reason=refused.reason)
+                await refused.answer(scope, receive, send)
+                return
+            await send({"type": "websocket.accept", "subprotocol": upgrade.subprotocol})
+            await self._serve(upgrade, receive, send)
+
+    async def drain(self) -> None:
+        """Closes every socket with a code that says to come back, and waits for their last calls."""
+        self._draining = True
+        for end in self._open.values():
+            end(ShuttingDown())
+        if self._open:
+            await asyncio.wait(self._open)
+
+    async def _judge(self, scope: Scope, headers: Headers) -> _Upgrade:
+        try:
+            if self._draining:
+                raise ShuttingDown
+            negotiated = negotiate_socket(
+                scope["path"],
+                headers,
+                query=scope["query_string"].decode("latin-1"),
+                subprotocols=scope["subprotocols"],
+                default=self._settings.default_dialect,
+            )
+            dialect = _dialect_for(negotiated)
+            route = socket_route(negotiated.path)
+            if route is None:
+                detail = "There is no socket at this path. They are at /feai/{task}/{client} and /deai/{task}."
+                raise _Refused("NOT_FOUND", problem(404, "NOT_FOUND", detail))
+            if dialect is None:
+                detail = f"The dialect {negotiated.dialect} cannot be spoken over sockets here. Use a client of 2.1."
+                raise _Refused("DIALECT_NOT_SPOKEN", problem(404, "DIALECT_NOT_SPOKEN", detail))
+            task_id(route.task_id)
+            if route.client_id:
+                participant_id(route.client_id)
+            entry = await self._directory.entry(route.task_id)
+            if entry.task.scheme is not route.scheme:
+                raise WrongScheme(task_id=route.task_id, scheme=entry.task.scheme.value)
+        except InvalidId as error:
+            answer = problem(404, error.reason, str(error), variables=error.variables)
+            raise _Refused(error.reason, answer) from error
+        except DiscoError as error:
+            raise _Refused(error.reason, problem_for(error)) from error
+        subprotocol = next((name for name in scope["subprotocols"] if name.lower().startswith("disco.v")), None)
+        return _Upgrade(route, entry, dialect, negotiated, subprotocol)
+
+    async def _serve(self, upgrade: _Upgrade, receive: Receive, send: Send) -> None:
+        scheme, dialect = upgrade.route.scheme.value, upgrade.dialect.name
+        log = _log.bind(task_id=upgrade.route.task_id, dialect=dialect, rule=upgrade.negotiated.rule)
+        log.info("socket.opened")
+        self._metrics.socket_opened(scheme=scheme, dialect=dialect)
+        serve = self._serve_federated if upgrade.route.scheme is Scheme.FEDERATED else self._serve_decentralized
+        try:
+            connection, ending = await serve(upgrade, receive, send)
+            log.info(
+                "socket.closed",
+                reason=ending.reason,
+                messages=connection.messages_received,
+                refused=connection.messages_refused,
+            )
+        finally:
+            self._metrics.socket_closed(scheme=scheme, dialect=dialect)
+
+    async def _serve_federated(
+        self, upgrade: _Upgrade, receive: Receive, send: Send
+    ) -> tuple[Connection[federated.Call, federated.Event], Ending]:
+        task, dialect = upgrade.route.task_id, upgrade.dialect
+        participant = upgrade.route.client_id or str(uuid.uuid4())
+        limit = self._settings.max_message_bytes
+        codec = Codec(
+            decode=lambda frame: dialect.decode_federated(frame, limit),
+            encode=partial(self._versions.frame, task, dialect),
+        )
+        session = federated.FederatedSession(
+            task, participant, shapes=upgrade.entry.shapes, poll_hold_s=self._settings.poll_hold_s
+        )
+        connection: Connection[federated.Call, federated.Event] = Connection(
+            session, codec, self._new_outbox(), metrics=self._metrics
+        )
+        calls = FederatedCalls(
+            task,
+            participant,
+            aggregator=self._aggregator,
+            hub=self._hub,
+            versions=self._versions,
+            dialect=dialect,
+            metrics=self._metrics,
+            deliver=connection.deliver,
+        )
+        with self._registered(connection.end):
+            return connection, await connection.run(receive, send, run_call=calls.run)
+
+    async def _serve_decentralized(
+        self, upgrade: _Upgrade, receive: Receive, send: Send
+    ) -> tuple[Connection[decentralized.Call, decentralized.Event], Ending]:
+        dialect = upgrade.dialect
+        codec = Codec(decode=dialect.decode_decentralized, encode=dialect.encode)
+        session = decentralized.DecentralizedSession(client_id=upgrade.route.client_id, patience_s=PATIENCE_S)
+        connection: Connection[decentralized.Call, decentralized.Event] = Connection(
+            session, codec, self._new_outbox(), metrics=self._metrics
+        )
+        link = SignalingLink(
+            upgrade.route.task_id, signaling=self._signaling, metrics=self._metrics, deliver=connection.deliver
+        )
+        with self._registered(connection.end):
+            return connection, await connection.run(receive, send, run_call=link.run)
+
+    def _new_outbox(self) -> Outbox:
+        return Outbox(max_frames=MAX_FRAMES_WAITING, max_bytes=self._settings.max_message_bytes)
+
+    @contextmanager
+    def _registered(self, end: Callable[[DiscoError], None]) -> Iterator[None]:
+        """Lets `drain` reach the socket while the block runs."""
+        serving = asyncio.current_task()
+        assert serving is not None, "ASGI servers run every socket in a task"
+        self._open[serving] = end
+        try:
+            yield
+        finally:
+            del self._open[serving]
+
+
+def _dialect_for(negotiated: Negotiated) -> Dialect | None:
+    """The codec to speak with. Where only a default speaks for a generation that has none, the oldest is tried."""
+    if negotiated.dialect not in DIALECTS and negotiated.rule == "default":
+        return next(iter(DIALECTS.values()))
+    return DIALECTS.get(negotiated.dialect)

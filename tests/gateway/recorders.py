@@ -1,0 +1,323 @@
+"""The three services as recorders: real gRPC on a loopback port, remembering what was asked, answering from memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from disco.aggregator.v1 import aggregator_service_pb2 as agg
+from disco.aggregator.v1 import aggregator_service_pb2_grpc as agg_grpc
+from disco.aggregator.v1.round_pb2 import Receipt, Round
+from disco.signaling.v1 import signaling_service_pb2 as sig
+from disco.signaling.v1 import signaling_service_pb2_grpc as sig_grpc
+from disco.task.v1 import task_service_pb2 as tasks
+from disco.task.v1 import task_service_pb2_grpc as tasks_grpc
+from disco.task.v1.task_pb2 import Model, WeightSpec
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from learning.refusals import TaskAlreadyExists, TaskNotFound, VersionNotFound
+from learning.task import DataKind, DisplayInformation, Scheme, Task, TrainingInformation
+from rpc.interceptors import CallInterceptor
+from rpc.metrics import CallMetrics
+from rpc.task_messages import task_to_proto
+
+SHAPES = ((2, 2), (2,))
+TOPOLOGY = (
+    b'{"class_name":"Sequential","config":{"name":"s","layers":[{"class_name":"Dense","config":'
+    b'{"name":"d","units":2,"batch_input_shape":[null,2],"dtype":"float32"}}]},'
+    b'"keras_version":"tfjs-layers 4.20.0","backend":"tensor_flow.js"}'
+)
+CHUNK = 1 << 20
+
+
+def a_task(task_id: str, scheme: Scheme = Scheme.FEDERATED) -> Task:
+    return Task(
+        task_id=task_id,  # type: ignore[arg-type]
+        scheme=scheme,
+        data_kind=DataKind.TABULAR,
+        display=DisplayInformation(title=f"Task {task_id}"),
+        training=TrainingInformation(epochs=2, batch_size=4, input_columns=("a", "b"), output_columns=("c",)),
+    )
+
+
+def a_model(shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Model:
+    names = [f"d/w{index}" for index in range(len(shapes))]
+    return Model(
+        kind=Model.KIND_TFJS,
+        topology_json=TOPOLOGY,
+        weight_specs=[WeightSpec(name=name, shape=shape) for name, shape in zip(names, shapes, strict=True)],
+    )
+
+
+def weights_of(value: float, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> bytes:
+    return np.full(sum(int(np.prod(shape)) for shape in shapes), value, "<f4").tobytes()
+
+
+@dataclass
+class Stored:
+    task: Task
+    model: Model
+    versions: list[bytes]
+
+
+@dataclass
+class Store:
+    """What the recorders share."""
+
+    tasks: dict[str, Stored] = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def add(
+        self,
+        task_id: str,
+        scheme: Scheme = Scheme.FEDERATED,
+        *,
+        version: int = 0,
+        shapes: tuple[tuple[int, ...], ...] = SHAPES,
+    ) -> None:
+        versions = [weights_of(number, shapes) for number in range(version + 1)]
+        self.tasks[task_id] = Stored(a_task(task_id, scheme), a_model(shapes), versions)
+
+    def find(self, task_id: str) -> Stored:
+        if task_id not in self.tasks:
+            raise TaskNotFound(task_id=task_id)
+        return self.tasks[task_id]
+
+
+def chunks(weights: bytes) -> list[bytes]:
+    return [weights[start : start + CHUNK] for start in range(0, len(weights), CHUNK)]
+
+
+class TaskRecorder(tasks_grpc.TaskServiceServicer):
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.created: list[tuple[tasks.CreateTaskRequest.Header, bytes]] = []
+        self.downloads = 0
+
+    async def ListTasks(self, request: Any, context: Any) -> Any:
+        found = [task_to_proto(self._store.tasks[name].task) for name in sorted(self._store.tasks)]
+        return tasks.ListTasksResponse(tasks=found)
+
+    async def GetTask(self, request: Any, context: Any) -> Any:
+        stored = self._store.find(request.task_id)
+        return tasks.GetTaskResponse(task=task_to_proto(stored.task), model=stored.model)
+
+    async def CreateTask(self, requests: Any, context: Any) -> Any:
+        header, body = None, b""
+        async for request in requests:
+            if request.WhichOneof("part") == "header":
+                header = request.header
+            else:
+                body += request.weights_chunk
+        assert header is not None
+        if header.task.task_id in self._store.tasks:
+            raise TaskAlreadyExists(task_id=header.task.task_id)
+        self.created.append((header, body))
+        self._store.add(header.task.task_id)
+        return tasks.CreateTaskResponse(task=header.task, weights_sha256=hashlib.sha256(body).digest())
+
+    async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        stored = self._store.find(request.task_id)
+        self.downloads += 1
+        version = request.version if request.HasField("version") else len(stored.versions) - 1
+        weights = stored.versions[version]
+        yield tasks.DownloadModelResponse(
+            header=tasks.DownloadModelResponse.Header(
+                model=stored.model,
+                version=version,
+                weights_size=len(weights),
+                weights_sha256=hashlib.sha256(weights).digest(),
+            )
+        )
+        for chunk in chunks(weights):
+            yield tasks.DownloadModelResponse(weights_chunk=chunk)
+
+
+class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
+    """Closes a round by hand: `publish`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.present: dict[str, set[str]] = {}
+        self.left: list[str] = []
+        self.renewals = 0
+        self.contributions: list[tuple[agg.SubmitContributionRequest.Header, bytes]] = []
+        self.metadata: dict[tuple[str, str], dict[str, str]] = {}
+        self.reads = 0
+        self.revision = 0
+        self.submitting = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def publish(self, task_id: str, weights: bytes) -> None:
+        self._store.tasks[task_id].versions.append(weights)
+        await self.change()
+
+    async def change(self) -> None:
+        self.revision += 1
+        async with self._store.changed:
+            self._store.changed.notify_all()
+
+    def round(self, task_id: str) -> Round:
+        number = len(self._store.find(task_id).versions) - 1
+        return Round(
+            task_id=task_id,
+            number=number,
+            version=number,
+            revision=self.revision,
+            state=Round.STATE_COLLECTING,
+            participants=len(self.present.get(task_id, ())),
+            contributions_ever=len(self.contributions),
+        )
+
+    async def JoinTask(self, request: Any, context: Any) -> Any:
+        self._store.find(request.task_id)
+        self.present.setdefault(request.task_id, set()).add(request.participant_id)
+        await self.change()
+        answer = agg.JoinTaskResponse(round=self.round(request.task_id))
+        answer.lease.FromSeconds(30)
+        return answer
+
+    async def RenewLeases(self, request: Any, context: Any) -> Any:
+        self.renewals += 1
+        answer = agg.RenewLeasesResponse()
+        answer.lease.FromSeconds(30)
+        return answer
+
+    async def LeaveTask(self, request: Any, context: Any) -> Any:
+        self.present[request.task_id].discard(request.participant_id)
+        self.left.append(request.participant_id)
+        await self.change()
+        return agg.LeaveTaskResponse(round=self.round(request.task_id))
+
+    async def GetRound(self, request: Any, context: Any) -> Any:
+        return agg.GetRoundResponse(round=self.round(request.task_id))
+
+    async def WatchRounds(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        while True:
+            async with self._store.changed:
+                seen = self.revision
+                round = self.round(request.task_id)
+            yield agg.WatchRoundsResponse(round=round)
+            async with self._store.changed:
+                await self._store.changed.wait_for(lambda seen=seen: self.revision != seen)  # type: ignore[misc]
+
+    async def SubmitContribution(self, requests: Any, context: Any) -> Any:
+        header, body = None, bytearray()
+        async for request in requests:
+            if request.WhichOneof("part") == "header":
+                header = request.header
+            else:
+                body += request.weights_chunk
+        assert header is not None
+        self.submitting.set()
+        await self.may_answer.wait()
+        self.contributions.append((header, bytes(body)))
+        return agg.SubmitContributionResponse(receipt=Receipt(task_id=header.task_id, round=header.round))
+
+    async def ReadVersion(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.reads += 1
+        stored = self._store.find(request.task_id)
+        version = request.version if request.HasField("version") else len(stored.versions) - 1
+        if version >= len(stored.versions):
+            raise VersionNotFound(version=version)
+        weights = stored.versions[version]
+        yield agg.ReadVersionResponse(
+            header=agg.ReadVersionResponse.Header(
+                version=version,
+                weight_specs=stored.model.weight_specs,
+                weights_size=len(weights),
+                sha256=hashlib.sha256(weights).digest(),
+            )
+        )
+        for chunk in chunks(weights):
+            yield agg.ReadVersionResponse(weights_chunk=chunk)
+
+    async def PutMetadata(self, request: Any, context: Any) -> Any:
+        self.metadata.setdefault((request.task_id, request.key), {})[request.participant_id] = request.value
+        return agg.PutMetadataResponse()
+
+    async def GetMetadata(self, request: Any, context: Any) -> Any:
+        values = self.metadata.get((request.task_id, request.key), {})
+        return agg.GetMetadataResponse(round=request.round, values=values)
+
+
+class SignalingRecorder(sig_grpc.SignalingServiceServicer):
+    """Introduces by hand: `tell(peer_id, …)`; signals are forwarded as they come."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, list[sig.ConnectRequest]] = {}
+        self._streams: dict[str, asyncio.Queue[sig.ConnectResponse | None]] = {}
+        self._next = 0
+
+    async def Connect(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        first = await anext(aiter(requests))
+        peer_id = first.start_session.peer_id or str(self._next)
+        self._next += not first.start_session.peer_id
+        self.requests.setdefault(peer_id, []).append(first)
+        stream = self._streams[peer_id] = asyncio.Queue()
+        yield sig.ConnectResponse(
+            session_started=sig.ConnectResponse.SessionStarted(peer_id=peer_id, session_token=f"token-{peer_id}")
+        )
+        listening = asyncio.create_task(self._listen(peer_id, requests))
+        try:
+            while (response := await stream.get()) is not None:
+                yield response
+        finally:
+            listening.cancel()
+
+    async def _listen(self, peer_id: str, requests: Any) -> None:
+        async for request in requests:
+            self.requests[peer_id].append(request)
+            kind = request.WhichOneof("message")
+            if kind == "send_signal" and request.send_signal.peer_id in self._streams:
+                body = request.send_signal.body
+                signal = sig.ConnectResponse.Signal(peer_id=peer_id, body=body)
+                self._streams[request.send_signal.peer_id].put_nowait(sig.ConnectResponse(signal=signal))
+            if kind == "end_session":
+                self._streams[peer_id].put_nowait(None)
+
+    def tell(self, peer_id: str, round: int, others: list[str]) -> None:
+        peers = sig.ConnectResponse.PeersForRound(round=round, peer_ids=others)
+        self._streams[peer_id].put_nowait(sig.ConnectResponse(peers_for_round=peers))
+
+    def said(self, peer_id: str) -> list[str | None]:
+        return [request.WhichOneof("message") for request in self.requests.get(peer_id, [])]
+
+
+@dataclass
+class Services:
+    """All three on one port. `stop` and `start` again: the port stays, and so does what they know."""
+
+    store: Store = field(default_factory=Store)
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.tasks = TaskRecorder(self.store)
+        self.aggregator = AggregatorRecorder(self.store)
+        self.signaling = SignalingRecorder()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        interceptor = CallInterceptor(CallMetrics(CollectorRegistry()))
+        self._server = grpc.aio.server(interceptors=[interceptor], options=[("grpc.so_reuseport", 0)])
+        tasks_grpc.add_TaskServiceServicer_to_server(self.tasks, self._server)
+        agg_grpc.add_AggregatorServiceServicer_to_server(self.aggregator, self._server)
+        sig_grpc.add_SignalingServiceServicer_to_server(self.signaling, self._server)
+        servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
+        await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
