@@ -25,6 +25,7 @@ class Fields:
     """The objects to look in, first one first, each with its JSON path ("" for the document itself)."""
 
     def __init__(self, places: Mapping[str, object]) -> None:
+        self._first = next(iter(places), "")
         self._places = [(path, place) for path, place in places.items() if isinstance(place, Mapping)]
 
     def find(self, *names: str) -> object:
@@ -95,7 +96,7 @@ class Fields:
         found = self._find(names)
         if found:
             return found.path
-        return _join(self._places[0][0] if self._places else "", names[0])
+        return _join(self._first, names[0])
 
     def _find(self, names: tuple[str, ...]) -> _Found | None:
         for path, place in self._places:

@@ -128,7 +128,7 @@ def _layers(raw: msgspec.Raw) -> PushedModel:
     data = _payload(artifacts.weight_data)
     weights = b"" if data is None else _without_optimizer(data, specs)
     return PushedModel(
-        Model.KIND_TFJS, topology, _document(artifacts.training_config, "training config"), kept, weights
+        Model.KIND_TFJS, topology, _document(artifacts.training_config, "training configuration"), kept, weights
     )
 
 

@@ -15,7 +15,7 @@ def test_the_first_name_in_the_first_place_is_found() -> None:
     assert [places.find("x"), places.find("z"), places.find("q", "z"), places.find("q")] == [1, 4, 4, None]
     assert [places.path("x"), places.path("z"), places.path("q")] == ["a.x", "b.z", "a.q"]
     assert Fields({"": {"x": 1}}).path("x") == "x"
-    assert Fields({"a": None}).path("x") == "x"
+    assert Fields({"a": None, "b": {}}).path("x") == "a.x"
 
 
 def test_null_and_the_empty_text_count_as_absent() -> None:
