@@ -131,7 +131,6 @@ def _initialized(task: Task, wanted: Sequence[Weight], *, size: int) -> NDArray[
         tensor = weights_of(weight.initializer, weight.shape, seed=f"{task.task_id}\n{weight.name}")
         values[start : start + tensor.size] = tensor.reshape(-1)
         start += tensor.size
-    _check_finite(values, [WeightSpec(weight.name, weight.shape) for weight in wanted])
     return values
 
 

@@ -111,7 +111,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 def _task_message(record: TaskRecord) -> task_pb2.Task:
     message = task_to_proto(record.task)
     created = Timestamp()
-    created.FromNanoseconds(round(record.create_time * 1e9))
+    created.FromMicroseconds(round(record.create_time * 1e6))
     message.create_time.CopyFrom(created)
     return message
 

@@ -76,8 +76,8 @@ def _scale_and_centre(config: Config, shape: tuple[int, ...]) -> tuple[Weight, .
 def batch_normalization(config: Config, inputs: tuple[Shape, ...]) -> Built:
     shape = only_input(config, inputs)
     axis = config.get("axis")
-    if isinstance(axis, list) and len(axis) == 1:
-        # Python Keras writes a list of one, which TF.js takes for the axis itself.
+    if isinstance(axis, list) and len(axis) == 1 and is_whole(axis[0]) and axis[0] >= 0:
+        # Python Keras writes a list of one; TF.js takes it for the axis itself, unless it is negative.
         axis = axis[0]
     size = (known(config, shape[axis_of(config, -1 if axis is None else axis, len(shape))]),)
     mean = initializer_of(config, "moving_mean_initializer", ZEROS)

@@ -1,0 +1,297 @@
+"""Over real gRPC, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from disco.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
+
+from blobstore import names, records
+from blobstore.directory import DirectoryBlobStore
+from blobstore.records import LedgerEntry
+from learning.ids import TaskId
+from learning.refusals import (
+    InvalidId,
+    InvalidModel,
+    InvalidPolicy,
+    InvalidTask,
+    InvalidWeights,
+    MalformedMessage,
+    StoredDataDamaged,
+    StreamStalled,
+    TaskAlreadyExists,
+    TaskNotFound,
+    TooLarge,
+    VersionNotFound,
+    WeightsNotFinite,
+)
+from rpc.channel import connect
+from rpc.server import serve
+from rpc.settings import ServerSettings
+from rpc.task_messages import task_from_proto, task_to_proto
+from services.task_service import servicer as servicer_module
+from services.task_service.catalog import Catalog
+from services.task_service.servicer import TaskServicer
+from tests.services.task_service.tasks import SPECS, model, task
+from tests.services.task_service.topologies import dense, sequential, text
+
+WEIGHTS = np.arange(6, dtype="<f4").tobytes()
+LIMIT = 8 << 20
+Request = task_service_pb2.CreateTaskRequest
+if TYPE_CHECKING:
+    Stub = task_service_pb2_grpc.TaskServiceAsyncStub
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[DirectoryBlobStore]:
+    async with DirectoryBlobStore(tmp_path) as store:
+        yield store
+
+
+@asynccontextmanager
+async def _served(store: DirectoryBlobStore, *, idle_timeout: float = 30.0) -> AsyncIterator[Stub]:
+    catalog = Catalog(store, max_bytes=LIMIT)
+    servicer = TaskServicer(catalog, clock=lambda: 1_700_000_000.25, max_bytes=LIMIT, idle_timeout=idle_timeout)
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    serving = asyncio.create_task(
+        serve(
+            lambda server: task_service_pb2_grpc.add_TaskServiceServicer_to_server(servicer, server),
+            names=["disco.task.v1.TaskService"],
+            host="127.0.0.1",
+            port=0,
+            settings=ServerSettings(),
+            ready=port.set_result,
+            stop=stop,
+        )
+    )
+    try:
+        async with connect(f"127.0.0.1:{await asyncio.wait_for(port, 10)}") as channel:
+            yield task_service_pb2_grpc.TaskServiceStub(channel)
+    finally:
+        stop.set()
+        await asyncio.wait_for(serving, 20)
+
+
+@pytest_asyncio.fixture
+async def stub(store: DirectoryBlobStore) -> AsyncIterator[Stub]:
+    async with _served(store) as stub:
+        yield stub
+
+
+def _header(
+    *, size: int = 0, request_id: str = "", specs: bool = True, task_message: task_pb2.Task | None = None
+) -> Request:
+    offered = model(*SPECS) if specs else model()
+    return Request(
+        header=Request.Header(
+            task=task_message or task_to_proto(task()),
+            model=task_pb2.Model(
+                kind=task_pb2.Model.KIND_TFJS,
+                topology_json=offered.topology_json.encode(),
+                weight_specs=[task_pb2.WeightSpec(name=spec.name, shape=spec.shape) for spec in offered.weight_specs],
+            ),
+            weights_size=size,
+            request_id=request_id,
+        )
+    )
+
+
+def _stream(weights: bytes = WEIGHTS, *, request_id: str = "", chunk: int = 5) -> Iterator[Request]:
+    yield _header(size=len(weights), request_id=request_id)
+    for start in range(0, len(weights), chunk):
+        yield Request(weights_chunk=weights[start : start + chunk])
+
+
+async def _create(stub: Stub, messages: Iterable[Request]) -> task_service_pb2.CreateTaskResponse:
+    return await stub.CreateTask(iter(messages), timeout=20)
+
+
+async def _download(
+    stub: Stub, version: int | None = None
+) -> tuple[task_service_pb2.DownloadModelResponse.Header, list[bytes]]:
+    call = stub.DownloadModel(task_service_pb2.DownloadModelRequest(task_id="small", version=version), timeout=20)
+    messages = [message async for message in call]
+    assert [message.WhichOneof("part") for message in messages] == ["header"] + ["weights_chunk"] * (len(messages) - 1)
+    return messages[0].header, [message.weights_chunk for message in messages[1:]]
+
+
+async def test_a_task_is_created_listed_read_and_downloaded(stub: Stub) -> None:
+    created = await _create(stub, _stream())
+    assert created.weights_sha256 == hashlib.sha256(WEIGHTS).digest()
+    assert created.task.create_time.ToNanoseconds() == 1_700_000_000_250_000_000
+    assert task_from_proto(created.task) == task()
+
+    listed = await stub.ListTasks(task_service_pb2.ListTasksRequest(), timeout=20)
+    assert list(listed.tasks) == [created.task]
+    read = await stub.GetTask(task_service_pb2.GetTaskRequest(task_id="small"), timeout=20)
+    assert read.task == created.task
+    assert [(spec.name, tuple(spec.shape)) for spec in read.model.weight_specs] == [
+        (spec.name, spec.shape) for spec in SPECS
+    ]
+    assert read.model.kind == task_pb2.Model.KIND_TFJS
+    assert read.model.topology_json == model().topology_json.encode()
+    assert b'"SGD"' in read.model.training_config_json
+
+    header, chunks = await _download(stub)
+    assert (header.version, header.weights_size) == (0, len(WEIGHTS))
+    assert header.weights_sha256 == created.weights_sha256
+    assert header.model == read.model
+    assert b"".join(chunks) == WEIGHTS
+
+
+async def test_without_weights_the_server_initializes_them(stub: Stub) -> None:
+    created = await _create(stub, [_header(specs=False)])
+    header, chunks = await _download(stub)
+    assert hashlib.sha256(b"".join(chunks)).digest() == created.weights_sha256 == header.weights_sha256
+    assert np.frombuffer(b"".join(chunks), "<f4")[4:].tolist() == [1, 1]
+
+
+async def test_a_repeated_request_gets_the_same_answer(stub: Stub) -> None:
+    first = await _create(stub, _stream(request_id="r1"))
+    assert await _create(stub, _stream(request_id="r1", chunk=24)) == first
+    with pytest.raises(TaskAlreadyExists):
+        await _create(stub, _stream(request_id="r2"))
+
+
+async def test_tasks_are_listed_page_by_page(stub: Stub) -> None:
+    for task_id in ("b", "a", "c"):
+        await _create(stub, [_header(specs=False, task_message=task_to_proto(task(task_id)))])
+    first = await stub.ListTasks(task_service_pb2.ListTasksRequest(page_size=2), timeout=20)
+    assert [each.task_id for each in first.tasks] == ["a", "b"]
+    last = await stub.ListTasks(
+        task_service_pb2.ListTasksRequest(page_size=2, page_token=first.next_page_token), timeout=20
+    )
+    assert [each.task_id for each in last.tasks] == ["c"]
+    assert last.next_page_token == ""
+
+
+async def test_the_newest_version_is_downloaded_in_chunks_of_a_mebibyte(stub: Stub, store: DirectoryBlobStore) -> None:
+    # What should happen: a version that an aggregator published is served from the next call on.
+    # What should not happen: chunks larger than 1 MiB.
+    count = 600_000
+    header = _header(specs=False)
+    header.header.model.topology_json = text(sequential(dense("d", count, use_bias=False), shape=[1])).encode()
+    await _create(stub, [header])
+    weights = np.arange(count, dtype="<f4").tobytes()
+    entry = LedgerEntry(1, hashlib.sha256(weights).hexdigest(), base_digest="", create_time=0.0)
+    await records.write_version(store, TaskId("small"), weights, entry)
+
+    header, chunks = await _download(stub)
+    assert header.version == 1
+    assert [len(chunk) for chunk in chunks] == [1 << 20, 1 << 20, 4 * count - (2 << 20)]
+    assert b"".join(chunks) == weights
+    assert (await _download(stub, 0))[0].version == 0
+    with pytest.raises(VersionNotFound):
+        await _download(stub, 2)
+
+
+async def test_damaged_weights_end_the_stream_with_a_fault(stub: Stub, store: DirectoryBlobStore) -> None:
+    created = await _create(stub, _stream())
+    name = names.weights(TaskId("small"), created.weights_sha256.hex())
+    await store.write(name, [WEIGHTS[:-1] + b"\1"])
+    with pytest.raises(StoredDataDamaged):
+        await _download(stub)
+
+
+async def test_unknown_tasks_and_bad_ids_are_refused(stub: Stub) -> None:
+    with pytest.raises(TaskNotFound):
+        await stub.GetTask(task_service_pb2.GetTaskRequest(task_id="gone"), timeout=20)
+    with pytest.raises(InvalidId):
+        await stub.GetTask(task_service_pb2.GetTaskRequest(task_id="../etc"), timeout=20)
+    with pytest.raises(TaskNotFound):
+        await _download(stub)
+    assert not (await stub.ListTasks(task_service_pb2.ListTasksRequest(page_token="../.."), timeout=20)).tasks
+
+
+async def test_streams_that_are_not_a_header_and_its_chunks_are_refused(stub: Stub) -> None:
+    with pytest.raises(MalformedMessage):
+        await _create(stub, [])
+    with pytest.raises(MalformedMessage):
+        await _create(stub, [Request(weights_chunk=b"1234")])
+    with pytest.raises(MalformedMessage):
+        await _create(stub, [Request()])
+    with pytest.raises(MalformedMessage):
+        await _create(stub, [_header(size=24), _header(size=24)])
+    with pytest.raises(InvalidWeights, match="20 bytes came, 24 were announced"):
+        await _create(stub, [_header(size=24), Request(weights_chunk=WEIGHTS[:20])])
+    with pytest.raises(InvalidWeights):
+        await _create(stub, [_header(size=24), Request(weights_chunk=WEIGHTS + b"\0\0\0\0")])
+    with pytest.raises(InvalidWeights):
+        await _create(stub, [_header(size=0), Request(weights_chunk=WEIGHTS)])
+    with pytest.raises(InvalidWeights, match="28 bytes came, 24 belong"):
+        await _create(stub, _stream(WEIGHTS + b"\0\0\0\0"))
+    with pytest.raises(TooLarge):
+        await _create(stub, [_header(size=LIMIT + 1)])
+    with pytest.raises(WeightsNotFinite):
+        await _create(stub, _stream(np.full(6, np.nan, "<f4").tobytes()))
+    with pytest.raises(TaskNotFound):
+        await stub.GetTask(task_service_pb2.GetTaskRequest(task_id="small"), timeout=20)
+
+
+async def test_tasks_and_models_that_are_not_valid_are_refused(stub: Stub) -> None:
+    broken = task_to_proto(task())
+    broken.training.epochs = 0
+    with pytest.raises(InvalidTask):
+        await _create(stub, [_header(task_message=broken)])
+    broken = task_to_proto(task())
+    broken.policy.quorum_count, broken.policy.max_total_weight = 5, 1
+    with pytest.raises(InvalidPolicy):
+        await _create(stub, [_header(task_message=broken)])
+    broken = task_to_proto(task())
+    broken.task_id = "a/b"
+    with pytest.raises(InvalidId):
+        await _create(stub, [_header(task_message=broken)])
+    header = _header()
+    header.header.model.kind = task_pb2.Model.KIND_UNSPECIFIED
+    with pytest.raises(InvalidModel, match="KIND_TFJS"):
+        await _create(stub, [header])
+    header = _header()
+    header.header.model.topology_json = b"\xff{}"
+    with pytest.raises(InvalidModel, match="UTF-8"):
+        await _create(stub, [header])
+    header = _header()
+    header.header.model.weight_specs[0].shape.append(2**63)
+    with pytest.raises(InvalidModel):
+        await _create(stub, [header])
+    header = _header()
+    header.header.model.weight_specs.extend([task_pb2.WeightSpec(name="x")] * 10_001)
+    with pytest.raises(InvalidModel, match="10000 tensors"):
+        await _create(stub, [header])
+
+
+async def test_a_stream_that_stalls_is_given_up_and_hinders_nobody(store: DirectoryBlobStore) -> None:
+    finished = asyncio.Event()
+
+    async def stalling() -> AsyncIterator[Request]:
+        yield _header(size=24)
+        await finished.wait()
+
+    async with _served(store, idle_timeout=0.05) as stub:
+        for _ in range(servicer_module.MAX_CREATIONS + 1):
+            with pytest.raises(StreamStalled):
+                await stub.CreateTask(stalling(), timeout=20)
+        finished.set()
+        await _create(stub, _stream())
+
+
+async def test_a_stream_that_trickles_is_given_up(store: DirectoryBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servicer_module, "RECEIVE_TIMEOUT_S", 0.1)
+
+    async def trickling() -> AsyncIterator[Request]:
+        yield _header(size=LIMIT)
+        while True:
+            yield Request(weights_chunk=b"\0")
+            await asyncio.sleep(0.01)
+
+    async with _served(store) as stub:
+        with pytest.raises(StreamStalled):
+            await stub.CreateTask(trickling(), timeout=20)
