@@ -10,7 +10,6 @@ from redis.backoff import ConstantBackoff
 
 MAX_CONNECTIONS = 64
 TIMEOUT_S = 5.0
-HEALTH_CHECK_S = 10
 
 
 class RedisSettings(BaseSettings):
@@ -30,12 +29,13 @@ def connect(url: str) -> Redis:
     Every command ends within a few timeouts, and a lost connection is replaced
     once before the caller hears of it: all commands sent through it may be sent twice.
     """
+    # No health checks: where Redis refuses them while a connection is made (loading, or a wrong password), the client
+    # connects again inside of connecting, without end. A dead connection shows when it is used, or by TCP keepalive.
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
         timeout=TIMEOUT_S,
         socket_timeout=TIMEOUT_S,
-        health_check_interval=HEALTH_CHECK_S,
         retry=Retry(ConstantBackoff(0.02), retries=1),
         protocol=2,
         decode_responses=False,

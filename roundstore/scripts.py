@@ -40,7 +40,7 @@ class Script:
     def __init__(self, name: str) -> None:
         self.name = name
         self._text = (resources.files("roundstore") / "lua" / f"{name}.lua").read_text()
-        self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self.digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
         self.keys = len(_KEY.findall(self._text))
         self.arguments = len(_ARGUMENT.findall(self._text))
         repeated = _REPEATED.search(self._text)
@@ -53,7 +53,7 @@ class Script:
         self._check_arity(len(keys), len(arguments))
         with store_faults():
             try:
-                reply: Reply = await redis.evalsha(self._digest, len(keys), *keys, *arguments)
+                reply: Reply = await redis.evalsha(self.digest, len(keys), *keys, *arguments)
             except NoScriptError:
                 reply = await redis.eval(self._text, len(keys), *keys, *arguments)
         assert reply[0] in self.codes, f"{self.name}.lua returned {reply[0]}, which its header does not know"
