@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "DISCO_"
+TEST_PREFIX = "DISCO_TEST_"
 
 KNOWN_NAMES = frozenset(
     PREFIX + name
@@ -140,6 +141,8 @@ def load(settings_class: type[Settings]) -> Settings:
 
 def _unknown_names(environment: Iterable[str]) -> Iterable[str]:
     for name in sorted(environment):
+        if name.upper().startswith(TEST_PREFIX):
+            continue  # settings of the tests, which start processes in their own environment
         if name.upper().startswith(PREFIX) and name.upper() not in KNOWN_NAMES:
             close = difflib.get_close_matches(name.upper(), KNOWN_NAMES, n=1)
             hint = f"Did you mean {close[0]}?" if close else "The settings are listed in .env.example."

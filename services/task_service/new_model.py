@@ -19,12 +19,12 @@ from learning.refusals import InvalidModel, InvalidTask, InvalidWeights, TooLarg
 from learning.task import Task
 from services.task_service.gpt import weights_of_gpt
 from services.task_service.initializers import weights_of
-from services.task_service.topology.document import parse
+from services.task_service.topology.document import MAX_JSON_BYTES, parse
 from services.task_service.topology.layer import Weight
 from services.task_service.topology.weights import weights_of_topology
 
 BYTES_PER_WEIGHT = 4
-MAX_DESCRIPTION_BYTES = 4 << 20
+MAX_DESCRIPTION_BYTES = MAX_JSON_BYTES
 """Of a model without its weights: it must fit one message whenever it is sent."""
 
 _READERS: Mapping[str, Callable[[str], tuple[Weight, ...]]] = {"tfjs": weights_of_topology, "gpt": weights_of_gpt}

@@ -12,7 +12,7 @@ import msgspec
 
 from learning.refusals import InvalidModel
 
-MAX_JSON_BYTES = 16 * 1024 * 1024
+MAX_JSON_BYTES = 4 * 1024 * 1024
 MAX_LEVELS = 64
 MAX_DIMENSION = 2**31 - 1
 

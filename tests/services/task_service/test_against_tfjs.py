@@ -83,7 +83,8 @@ def _derived(topology: topologies.Topology) -> list[tuple[str, tuple[int, ...], 
 
 @pytest.fixture(scope="module")
 def tfjs(pytestconfig: pytest.Config) -> TFJS:
-    return installed(pytestconfig.cache.mkdir("disco-tfjs"))  # type: ignore[union-attr]
+    assert pytestconfig.cache is not None, "TF.js is kept in pytest's cache"
+    return installed(pytestconfig.cache.mkdir("disco-tfjs"))
 
 
 @pytest.fixture(scope="module")

@@ -96,12 +96,15 @@ async def test_a_request_without_id_is_not_idempotent(catalog: Catalog) -> None:
         await catalog.create(task(), model(), None, request_id="", now=1.0)
 
 
-async def test_of_many_who_create_one_task_at_once_exactly_one_succeeds(store: DirectoryBlobStore) -> None:
-    replicas = [Catalog(store, max_bytes=LIMIT) for _ in range(6)]
+@pytest.mark.parametrize("request_ids", [["r0", "r1", "r2", "r3", "r4", "r5"], [""] * 6])
+async def test_of_many_who_create_one_task_at_once_exactly_one_succeeds(
+    request_ids: list[str], store: DirectoryBlobStore
+) -> None:
+    replicas = [Catalog(store, max_bytes=LIMIT) for _ in request_ids]
     outcomes = await asyncio.gather(
         *(
-            replica.create(task(), model(*SPECS), WEIGHTS, request_id=f"r{index}", now=1.0)
-            for index, replica in enumerate(replicas)
+            replica.create(task(), model(*SPECS), WEIGHTS, request_id=request_id, now=1.0)
+            for request_id, replica in zip(request_ids, replicas, strict=True)
         ),
         return_exceptions=True,
     )

@@ -103,9 +103,11 @@ def test_a_model_over_the_limit_is_refused_before_its_weights_are_made() -> None
 
 
 def test_a_description_that_would_not_fit_one_message_is_refused() -> None:
-    padded = replace(model(), topology_json=model().topology_json + " " * MAX_DESCRIPTION_BYTES)
+    room = MAX_DESCRIPTION_BYTES - len(model().topology_json)
+    padded = replace(model(), topology_json=model().topology_json + " " * room)
     with pytest.raises(TooLarge):
         prepare(task(), padded, None, max_bytes=LIMIT)
+    prepare(task(), replace(padded, topology_json=padded.topology_json[:-1000]), None, max_bytes=LIMIT)
 
 
 def test_the_kind_of_the_model_must_be_what_the_task_says() -> None:

@@ -10,6 +10,7 @@ from services.task_service.settings import TaskServiceSettings
 def test_all_default_tasks_are_there_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISCO_DEFAULT_TASKS", "DISCO_TASK_SERVICE_PORT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISCO_TEST_NODE_MODULES", "a setting of the tests")
     settings = load(TaskServiceSettings)
     assert settings.default_task_ids == list(DEFAULT_TASKS)
     assert settings.task_service_port == 50051

@@ -1,6 +1,6 @@
 """TF.js in Node, for tests that ask it what it makes of a model.
 
-`DISCO_TEST_NODE_MODULES` says where its packages lie; they are installed there when first needed.
+It is installed when first needed, below `DISCO_TEST_NODE_MODULES` where that is set, else in pytest's cache.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ def installed(cache: Path) -> TFJS:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    node_modules = Path(os.environ.get("DISCO_TEST_NODE_MODULES") or cache / "node_modules").resolve()
-    if not (node_modules / "@tensorflow" / "tfjs" / "package.json").exists():
-        node_modules.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(os.environ.get("DISCO_TEST_NODE_MODULES") or cache).resolve() / "tfjs-4.22.0"
+    if not (folder / "node_modules" / "@tensorflow" / "tfjs" / "package.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
         command = ["npm", "install", "--ignore-scripts", "--no-save", "--no-audit", "--no-fund"]
         done = subprocess.run(
-            [*command, "--prefix", str(node_modules.parent), TFJS_PACKAGE], capture_output=True, text=True, timeout=240
+            [*command, "--prefix", str(folder), TFJS_PACKAGE], capture_output=True, text=True, timeout=240
         )
         assert done.returncode == 0, done.stderr
-    return TFJS(node_modules)
+    return TFJS(folder / "node_modules")

@@ -184,6 +184,23 @@ def shared_and_nested() -> Topology:
     )
 
 
+def shared_unevenly() -> Topology:
+    """A layer used close to the output and far from it: the farther use decides where it is listed."""
+    return functional(
+        [
+            entry("a", 4),
+            entry("b", 4),
+            node(dense("before", 4), ["b"]),
+            node(dense("shared", 4), ["a"], ["before"]),
+            node(dense("long_1", 4), ["shared"]),
+            node(dense("long_2", 4), ["long_1"]),
+            node(layer("Add", "add"), [("shared", 1, 0), "long_2"]),
+        ],
+        inputs=["a", "b"],
+        outputs=["add"],
+    )
+
+
 def states() -> Topology:
     """A recurrent layer that hands its states on."""
     return functional(
@@ -260,6 +277,7 @@ NAMED = {
         channels_first,
         merges,
         shared_and_nested,
+        shared_unevenly,
         states,
         model_in_sequential,
     )

@@ -450,12 +450,13 @@ class Model(_message.Message):
     kind: Global___Model.Kind.ValueType
     """What kind of document `topology_json` is."""
     topology_json: _builtins.bytes
-    """UTF-8 JSON object, at most 16 MiB, at most 64 levels deep."""
+    """UTF-8 JSON object, at most 64 levels deep. A model without its weights has at most 4 MiB."""
     training_config_json: _builtins.bytes
     """Loss, optimizer and metrics as a TF.js trainingConfig object, UTF-8 JSON; empty: none."""
     @_builtins.property
     def weight_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightSpec]:
-        """The tensors in the order in which weights travel. On creation it may be
+        """The tensors in the order in which weights travel. On creation they may come in
+        any order, with the weights in the same, and are found by name; it may be
         left out where no weights are sent; the server then derives it from the topology.
         """
 

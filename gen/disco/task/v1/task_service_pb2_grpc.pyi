@@ -46,7 +46,7 @@ class TaskServiceStub:
     `weights_chunk`; no chunk at all means that the server initializes the
     weights from the topology. Safe to send again with the same `request_id`:
     the answer is then the same.
-    Fails with INVALID_ID, INVALID_TASK, INVALID_MODEL, INVALID_WEIGHTS,
+    Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TOO_LARGE, MALFORMED_MESSAGE,
     STREAM_STALLED, STORE_UNAVAILABLE.
     """
@@ -75,7 +75,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     `weights_chunk`; no chunk at all means that the server initializes the
     weights from the topology. Safe to send again with the same `request_id`:
     the answer is then the same.
-    Fails with INVALID_ID, INVALID_TASK, INVALID_MODEL, INVALID_WEIGHTS,
+    Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TOO_LARGE, MALFORMED_MESSAGE,
     STREAM_STALLED, STORE_UNAVAILABLE.
     """
@@ -119,7 +119,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         `weights_chunk`; no chunk at all means that the server initializes the
         weights from the topology. Safe to send again with the same `request_id`:
         the answer is then the same.
-        Fails with INVALID_ID, INVALID_TASK, INVALID_MODEL, INVALID_WEIGHTS,
+        Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TOO_LARGE, MALFORMED_MESSAGE,
         STREAM_STALLED, STORE_UNAVAILABLE.
         """
