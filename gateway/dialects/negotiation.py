@@ -7,7 +7,7 @@ a name that comes out of here may be one nobody has a codec for.
     prefix    /v2.1/…  /v2.2/…  /v3.0/…  /v4/…      also without the slash behind it: /v2.1tasks
     route     /federated/… /decentralized/… → gdv;  /feai/<task>/<client> → g21;  /tfjs/<task>/… → tfjs
     hint      X-Disco-Protocol: 2.1 · sub-protocol disco.v2.1 · Accept: application/vnd.disco.v2.1+json · ?gen=2.1
-    headers   (HTTP) User-Agent axios/0. → g21, axios/1. → g30; what tf.loadLayersModel accepts → tfjs; */* → gdv
+    headers   (HTTP) User-Agent axios/0. → g21, axios/1. → g30; Accept: application/json on a model → tfjs; */* → gdv
     default   configured; where it is "auto": the superset document over HTTP, g30 on sockets
 """
 

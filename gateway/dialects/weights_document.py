@@ -3,25 +3,21 @@
 A msgpack array with one map {shape, data} per tensor. `data` is an array of
 numbers, of any spelling msgpack has for them, or extension 0x17: little-endian
 float32. Knows no message and no model: whether the shapes are those of the
-task is decided elsewhere.
-
-Numbers come in long runs of one spelling: float64 from JavaScript, or one-byte
-integers where tensors are zero. Runs are read by stride; where they are short,
-msgspec reads the tensor one number at a time.
+task is decided elsewhere; how numbers are spelled is `number_array`'s.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from gateway.dialects.byte_array import Bytes, array_header
+from gateway.dialects import number_array
+from gateway.dialects.byte_array import array_header
 from gateway.dialects.messages import Shapes
+from gateway.dialects.number_array import Weights
 from learning.refusals import InvalidWeights, TooLarge, WeightsNotFinite
 
 MAX_TENSORS: Final = 4096
@@ -30,27 +26,9 @@ FLOAT32_ARRAY: Final = 0x17
 """Extension under which typed arrays of float32 travel."""
 
 _MAX_SHAPE_BYTES: Final = 128
-_FLOAT64: Final = np.dtype([("tag", "u1"), ("value", ">f8")])
 _FLOAT32: Final = np.dtype([("tag", "u1"), ("value", ">f4")])
-_FLOAT64_TAG: Final = 0xCB
 _FLOAT32_TAG: Final = 0xCA
-_OTHER_NUMBERS: Final = {
-    0xCA: ">f",
-    0xCC: ">B",
-    0xCD: ">H",
-    0xCE: ">I",
-    0xCF: ">Q",
-    0xD0: ">b",
-    0xD1: ">h",
-    0xD2: ">i",
-    0xD3: ">q",
-}
 _FIXED_ARRAY: Final = range(0x90, 0xA0)
-# A run costs as much to find as some 200 numbers cost to read one at a time.
-_NUMBERS_PER_RUN: Final = 200
-_FEWEST_RUNS: Final = 48
-
-Weights = npt.NDArray[np.float32]
 
 
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,7 +38,6 @@ class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
 
 _SKELETON: Final = msgspec.msgpack.Decoder(list[_Tensor])
 _SHAPE: Final = msgspec.msgpack.Decoder(list[int])
-_NUMBERS: Final = msgspec.msgpack.Decoder(list[float])
 # RecursionError: how msgspec says that something is nested too deep.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -168,57 +145,11 @@ def _read_extension(data: memoryview, out: Weights, index: int) -> None:
 
 
 def _read_array(data: memoryview, out: Weights, index: int) -> None:
-    head = {0xDC: 3, 0xDD: 5}.get(data[0], 1)
-    count = data[0] & 0x0F if head == 1 else int.from_bytes(data[1:head], "big")
+    size = {0xDC: 2, 0xDD: 4}.get(data[0], 0)
+    count = int.from_bytes(data[1 : 1 + size], "big") if size else data[0] & 0x0F
     if count != out.size:
         raise InvalidWeights(problem=f"tensor {index} has {count} values, its shape holds {out.size}")
-    if not _read_runs(np.frombuffer(data[head:], np.uint8), out):
-        try:
-            out[:] = _NUMBERS.decode(data)
-        except _UNREADABLE as error:
-            raise InvalidWeights(problem=f"the data of tensor {index} are not numbers: {str(error)[:200]}") from None
-
-
-def _read_runs(items: Bytes, out: Weights) -> bool:
-    """Reads numbers run by run; False where the runs are too short for this to pay, or something is no number."""
-    at = done = runs = 0
-    while done < out.size:
-        if runs >= _FEWEST_RUNS and done < runs * _NUMBERS_PER_RUN:
-            return False
-        runs += 1
-        left, tag = out.size - done, int(items[at])
-        if tag in (_FLOAT64_TAG, _FLOAT32_TAG):
-            layout = _FLOAT64 if tag == _FLOAT64_TAG else _FLOAT32
-            count = min(left, (items.size - at) // layout.itemsize)
-            run = items[at : at + count * layout.itemsize]
-            length = _run_length(run[:: layout.itemsize], tag, tag)
-            out[done : done + length] = run.view(layout)["value"][:length]
-            at += length * layout.itemsize
-        elif tag < 0x80 or tag >= 0xE0:
-            # The one-byte integers -32 to 127 are exactly the signed bytes of the same bits.
-            small = items[at : at + left].view(np.int8)
-            length = _run_length(small, -32, 127)
-            out[done : done + length] = small[:length]
-            at += length
-        elif form := _OTHER_NUMBERS.get(tag):
-            out[done] = struct.unpack_from(form, items.data, at + 1)[0]
-            length, at = 1, at + 1 + struct.calcsize(form)
-        else:
-            return False
-        done += length
-    return True
-
-
-def _run_length(values: npt.NDArray[np.uint8 | np.int8], low: int, high: int) -> int:
-    """How many values lie from `low` to `high` before the first that does not.
-
-    Looks at ever larger blocks, so that a short run costs no look at all that follows.
-    """
-    at, block = 0, 64
-    while at < values.size:
-        part = values[at : at + block]
-        outside = (part < low) | (part > high)
-        if outside.any():
-            return at + int(outside.argmax())
-        at, block = at + block, block * 4
-    return int(values.size)
+    try:
+        number_array.read(data, out)
+    except ValueError as error:
+        raise InvalidWeights(problem=f"the data of tensor {index} are not numbers: {str(error)[:200]}") from None

@@ -238,6 +238,22 @@ def test_absent_is_left_out_and_never_null(dialect: str) -> None:
     assert not optional_names & {*document["displayInformation"], *document["trainingInformation"]}  # type: ignore[misc]
 
 
+def test_a_summary_is_whole_or_left_out_where_that_is_allowed() -> None:
+    half = replace(TABULAR, display=DisplayInformation(title="T", overview="All of it."))
+    none = replace(TABULAR, display=DisplayInformation(title="T"))
+    summaries = {
+        (dialect, task.display.overview): RENDERINGS[dialect].render_task(task)["displayInformation"].get("summary")  # type: ignore[attr-defined]
+        for dialect in ("g21", "g30")
+        for task in (half, none)
+    }
+    assert summaries == {
+        ("g21", "All of it."): {"preview": "", "overview": "All of it."},
+        ("g21", ""): None,
+        ("g30", "All of it."): {"preview": "", "overview": "All of it."},
+        ("g30", ""): {"preview": "", "overview": ""},
+    }
+
+
 def test_g21_reads_this_document() -> None:
     small = replace(
         TABULAR,
