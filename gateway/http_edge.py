@@ -4,7 +4,7 @@
     dialect         negotiated; the path goes on without prefix and trailing slash
     CORS            every origin may read every answer; preflights are answered here (protocol section 7)
     HEAD            is GET without its body
-    what escapes    becomes a problem document, logged once
+    what escapes    is logged, once
 
 Knows no route but the names that paths begin with.
 """
@@ -22,8 +22,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.dialects.negotiation import negotiate_http
 from gateway.metrics import GatewayMetrics
-from gateway.problems import problem_for
-from learning.refusals import InternalError
 
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"
 _CASELESS = re.compile(r"/(tasks|tfjs|feai|deai|federated|decentralized)(?=/|$)", re.IGNORECASE)
@@ -63,12 +61,9 @@ class HttpEdge:
             return
         try:
             await self._app(self._negotiated(scope, headers), receive, answering.send)
-        # The outermost interceptor: whatever a route did not foresee becomes an answer, and one line.
+        # The outermost interceptor: what a route did not foresee has been answered below (`gateway.problems`).
         except Exception:  # noqa: BLE001
             _log.exception("request.failed", method=scope["method"], path=scope["path"])
-            if not answering.status:
-                bug = problem_for(InternalError(request_id=answering.request_id))
-                await bug(scope, receive, answering.send)
 
     def _negotiated(self, scope: Scope, headers: Headers) -> Scope:
         path = _CASELESS.sub(lambda name: name[0].lower(), scope["path"], count=1)

@@ -77,8 +77,13 @@ def problem_for(error: DiscoError) -> JSONResponse:
     """The problem that an error of ours is. What a service could not explain stays in the log."""
     if error.reason == InternalError.reason:
         _log.error("request.failed", error=str(error))
-        error = InternalError(request_id=request_id())
+        return _internal_error()
     return problem(STATUSES[error.reason], error.reason, str(error), variables=error.variables)
+
+
+def _internal_error() -> JSONResponse:
+    error = InternalError(request_id=request_id())
+    return problem(STATUSES[error.reason], error.reason, str(error))
 
 
 def answer_with_problems(app: FastAPI) -> None:
@@ -104,6 +109,11 @@ def answer_with_problems(app: FastAPI) -> None:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", f"The request is not valid: {faults}.")
 
+    async def bug(_: Request, __: Exception) -> JSONResponse:
+        # The exception goes on to the edge, which logs it.
+        return _internal_error()
+
+    app.add_exception_handler(Exception, bug)
     app.add_exception_handler(DiscoError, refused)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)

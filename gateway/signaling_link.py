@@ -8,6 +8,7 @@ the session's business.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from gateway.sessions.decentralized import (
     StartSession,
     StreamBroken,
 )
-from learning.refusals import BY_REASON, DiscoError, Fault, Refusal, SlowConsumer
+from learning.refusals import BY_REASON, DiscoError, Fault, Refusal, SlowConsumer, StoreUnavailable
 
 if TYPE_CHECKING:
     from disco.signaling.v1.signaling_service_pb2_grpc import SignalingServiceAsyncStub
@@ -59,7 +60,7 @@ class SignalingLink:
         self._signaling = signaling
         self._metrics = metrics
         self._deliver = deliver
-        self._requests: asyncio.Queue[ConnectRequest] | None = None
+        self._requests: _Requests | None = None
         self._stream: asyncio.Task[None] | None = None
 
     async def run(self, call: Call) -> None:
@@ -83,10 +84,7 @@ class SignalingLink:
 
     def _send(self, request: ConnectRequest) -> bool:
         """False where the stream broke in this very moment, or the service does not keep up."""
-        if self._requests is None or self._requests.full():
-            return False
-        self._requests.put_nowait(request)
-        return True
+        return self._requests is not None and self._requests.put(request)
 
     async def _end(self, *, give_up_seat: bool) -> None:
         if self._stream is None or self._stream.done():
@@ -97,42 +95,35 @@ class SignalingLink:
         self._stream.cancel()
 
     async def _connect(self, start: StartSession) -> None:
+        requests = _Requests(_first_request(self._task_id, start))
         try:
-            await self._exchange(start)
-            self._deliver(StreamBroken())
-        except* SlowConsumer:
-            self._deliver(StreamBroken())  # we were too slow for the service; the session itself is fine
+            await self._exchange(requests)
+            self._broke(StoreUnavailable(), requests)
+        except* SlowConsumer as slow:
+            self._broke(_first(slow), requests)  # we did not keep up with the service; the session itself is fine
         except* Refusal as refused:
             self._deliver(SessionRefused(_first(refused)))
         except* Fault as faults:
-            _log.debug("signaling.broke", task_id=self._task_id, reason=_first(faults).reason)
-            self._deliver(StreamBroken())
+            self._broke(_first(faults), requests)
 
-    async def _exchange(self, start: StartSession) -> None:
+    async def _exchange(self, requests: _Requests) -> None:
         """One stream from its first message to its end."""
         call = self._signaling.Connect()
-        requests: asyncio.Queue[ConnectRequest] = asyncio.Queue(MAX_REQUESTS)
-        requests.put_nowait(
-            ConnectRequest(
-                start_session=ConnectRequest.StartSession(
-                    task_id=self._task_id,
-                    peer_id=start.peer_id,
-                    session_token=start.session_token,
-                    next_round=start.next_round,
-                    client_id=start.client_id,
-                )
-            )
-        )
         self._requests = requests
         try:
             async with asyncio.TaskGroup() as pumps:
-                writing = pumps.create_task(_write(call, requests))
+                writing = pumps.create_task(requests.write_to(call))
                 async for response in call:
                     self._receive(response)
                 writing.cancel()
         finally:
             self._requests = None
             call.cancel()
+
+    def _broke(self, error: DiscoError, requests: _Requests) -> None:
+        self._metrics.call_failed("Connect", error.reason)
+        _log.debug("signaling.broke", task_id=self._task_id, reason=error.reason)
+        self._deliver(StreamBroken(requests.unsent_signals()))
 
     def _receive(self, response: ConnectResponse) -> None:
         match response.WhichOneof("message"):
@@ -148,9 +139,48 @@ class SignalingLink:
                 self._metrics.signals_dropped(_known(response.signal_refused.reason), 1)
 
 
-async def _write(call: Stream, requests: asyncio.Queue[ConnectRequest]) -> None:
-    while True:
-        await call.write(await requests.get())
+class _Requests:
+    """What is still to be written to one stream. A request stays here until it was written."""
+
+    def __init__(self, first: ConnectRequest) -> None:
+        self._waiting = deque([first])
+        self._filled = asyncio.Event()
+        self._filled.set()
+
+    def put(self, request: ConnectRequest) -> bool:
+        """False where the service does not keep up."""
+        if len(self._waiting) >= MAX_REQUESTS:
+            return False
+        self._waiting.append(request)
+        self._filled.set()
+        return True
+
+    async def write_to(self, call: Stream) -> None:
+        while True:
+            await self._filled.wait()
+            await call.write(self._waiting[0])
+            self._waiting.popleft()
+            if not self._waiting:
+                self._filled.clear()
+
+    def unsent_signals(self) -> tuple[SendSignal, ...]:
+        return tuple(
+            SendSignal(request.send_signal.peer_id, request.send_signal.body)
+            for request in self._waiting
+            if request.WhichOneof("message") == "send_signal"
+        )
+
+
+def _first_request(task_id: str, start: StartSession) -> ConnectRequest:
+    return ConnectRequest(
+        start_session=ConnectRequest.StartSession(
+            task_id=task_id,
+            peer_id=start.peer_id,
+            session_token=start.session_token,
+            next_round=start.next_round,
+            client_id=start.client_id,
+        )
+    )
 
 
 def _first(group: BaseExceptionGroup[DiscoError]) -> DiscoError:

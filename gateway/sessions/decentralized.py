@@ -105,7 +105,9 @@ class SessionStarted:
 
 @dataclass(frozen=True, slots=True)
 class StreamBroken:
-    """The stream is gone, or could not be opened; it may work later."""
+    """The stream is gone, or could not be opened; it may work later. `unsent` had not been written to it."""
+
+    unsent: tuple[SendSignal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,20 +182,15 @@ class DecentralizedSession:
         match event:
             case SessionStarted(peer_id, session_token):
                 self._started(peer_id, session_token, now)
-            case StreamBroken():
-                self._stream_is_open = False
-                self._retry_at = now + self._retry_s
-                self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
+            case StreamBroken(unsent):
+                self._broke(unsent, now)
             case SessionRefused(error):
                 self._stream_is_open = False
                 raise error
             case PeersListed(round, peer_ids):
                 self._list_peers(round, peer_ids, now)
             case SignalArrived(peer_id, body):
-                try:
-                    self._to_deliver.keep(peer_id, body, now)
-                except SlowConsumer as refusal:
-                    self._calls.append(CountDropped(refusal.reason, 1))
+                self._keep(self._to_deliver, peer_id, body, now)
         self.tick(now)
 
     def tick(self, now: float) -> None:
@@ -256,6 +253,20 @@ class DecentralizedSession:
         if self._ready_until is not None and self._ready_until > now:
             self._calls.append(AskForPeers(self._ready_until - now))
         self._calls.extend(SendSignal(to, body) for to, body in self._to_send.take_all())
+
+    def _broke(self, unsent: tuple[SendSignal, ...], now: float) -> None:
+        self._stream_is_open = False
+        self._retry_at = now + self._retry_s
+        self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
+        for signal in unsent:
+            self._keep(self._to_send, signal.peer_id, signal.body, now)
+
+    def _keep(self, signals: _Signals, peer_id: str, body: bytes, now: float) -> None:
+        """For signals whose sender is not asking: one that does not fit is counted."""
+        try:
+            signals.keep(peer_id, body, now)
+        except SlowConsumer as refusal:
+            self._calls.append(CountDropped(refusal.reason, 1))
 
     def _list_peers(self, round: int, peer_ids: tuple[str, ...], now: float) -> None:
         if round < self._next_round:

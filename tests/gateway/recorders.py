@@ -52,6 +52,7 @@ def a_model(shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Model:
         kind=Model.KIND_TFJS,
         topology_json=TOPOLOGY,
         weight_specs=[WeightSpec(name=name, shape=shape) for name, shape in zip(names, shapes, strict=True)],
+        training_config_json=b'{"loss":"meanSquaredError","metrics":[],"optimizer_config":{"class_name":"SGD","config":{}}}',
     )
 
 
@@ -100,15 +101,15 @@ class TaskRecorder(tasks_grpc.TaskServiceServicer):
         self.created: list[tuple[tasks.CreateTaskRequest.Header, bytes]] = []
         self.downloads = 0
 
-    async def ListTasks(self, request: Any, context: Any) -> Any:
+    async def ListTasks(self, request: Any, context: Any) -> Any:  # noqa: N802
         found = [task_to_proto(self._store.tasks[name].task) for name in sorted(self._store.tasks)]
         return tasks.ListTasksResponse(tasks=found)
 
-    async def GetTask(self, request: Any, context: Any) -> Any:
+    async def GetTask(self, request: Any, context: Any) -> Any:  # noqa: N802
         stored = self._store.find(request.task_id)
         return tasks.GetTaskResponse(task=task_to_proto(stored.task), model=stored.model)
 
-    async def CreateTask(self, requests: Any, context: Any) -> Any:
+    async def CreateTask(self, requests: Any, context: Any) -> Any:  # noqa: N802
         header, body = None, b""
         async for request in requests:
             if request.WhichOneof("part") == "header":
@@ -122,7 +123,7 @@ class TaskRecorder(tasks_grpc.TaskServiceServicer):
         self._store.add(header.task.task_id)
         return tasks.CreateTaskResponse(task=header.task, weights_sha256=hashlib.sha256(body).digest())
 
-    async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         stored = self._store.find(request.task_id)
         self.downloads += 1
         version = request.version if request.HasField("version") else len(stored.versions) - 1
@@ -176,7 +177,7 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
             contributions_ever=len(self.contributions),
         )
 
-    async def JoinTask(self, request: Any, context: Any) -> Any:
+    async def JoinTask(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._store.find(request.task_id)
         self.present.setdefault(request.task_id, set()).add(request.participant_id)
         await self.change()
@@ -184,31 +185,31 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         answer.lease.FromSeconds(30)
         return answer
 
-    async def RenewLeases(self, request: Any, context: Any) -> Any:
+    async def RenewLeases(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.renewals += 1
         answer = agg.RenewLeasesResponse()
         answer.lease.FromSeconds(30)
         return answer
 
-    async def LeaveTask(self, request: Any, context: Any) -> Any:
+    async def LeaveTask(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.present[request.task_id].discard(request.participant_id)
         self.left.append(request.participant_id)
         await self.change()
         return agg.LeaveTaskResponse(round=self.round(request.task_id))
 
-    async def GetRound(self, request: Any, context: Any) -> Any:
+    async def GetRound(self, request: Any, context: Any) -> Any:  # noqa: N802
         return agg.GetRoundResponse(round=self.round(request.task_id))
 
-    async def WatchRounds(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def WatchRounds(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         while True:
             async with self._store.changed:
                 seen = self.revision
-                round = self.round(request.task_id)
-            yield agg.WatchRoundsResponse(round=round)
+                snapshot = self.round(request.task_id)
+            yield agg.WatchRoundsResponse(round=snapshot)
             async with self._store.changed:
                 await self._store.changed.wait_for(lambda seen=seen: self.revision != seen)  # type: ignore[misc]
 
-    async def SubmitContribution(self, requests: Any, context: Any) -> Any:
+    async def SubmitContribution(self, requests: Any, context: Any) -> Any:  # noqa: N802
         header, body = None, bytearray()
         async for request in requests:
             if request.WhichOneof("part") == "header":
@@ -221,7 +222,7 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         self.contributions.append((header, bytes(body)))
         return agg.SubmitContributionResponse(receipt=Receipt(task_id=header.task_id, round=header.round))
 
-    async def ReadVersion(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def ReadVersion(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         self.reads += 1
         stored = self._store.find(request.task_id)
         version = request.version if request.HasField("version") else len(stored.versions) - 1
@@ -239,11 +240,11 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         for chunk in chunks(weights):
             yield agg.ReadVersionResponse(weights_chunk=chunk)
 
-    async def PutMetadata(self, request: Any, context: Any) -> Any:
+    async def PutMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.metadata.setdefault((request.task_id, request.key), {})[request.participant_id] = request.value
         return agg.PutMetadataResponse()
 
-    async def GetMetadata(self, request: Any, context: Any) -> Any:
+    async def GetMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         values = self.metadata.get((request.task_id, request.key), {})
         return agg.GetMetadataResponse(round=request.round, values=values)
 
@@ -256,7 +257,7 @@ class SignalingRecorder(sig_grpc.SignalingServiceServicer):
         self._streams: dict[str, asyncio.Queue[sig.ConnectResponse | None]] = {}
         self._next = 0
 
-    async def Connect(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+    async def Connect(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         first = await anext(aiter(requests))
         peer_id = first.start_session.peer_id or str(self._next)
         self._next += not first.start_session.peer_id

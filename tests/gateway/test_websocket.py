@@ -142,10 +142,13 @@ async def test_frame_over_the_limit_closes_with_1009(gateway: Running) -> None:
     socket = await connect(f"{gateway.socket_url}/feai/fed/{CLIENT}")
     await say(socket, type=0)
     await hear(socket)
+
+    async def send_too_much() -> None:
+        await socket.send(b"\x00" * (20 * LIMIT))
+        await socket.recv()
+
     with pytest.raises(ConnectionClosed) as closed:
-        async with asyncio.timeout(SECONDS):
-            await socket.send(b"\x00" * (20 * LIMIT))
-            await socket.recv()
+        await asyncio.wait_for(send_too_much(), SECONDS)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1009
 
