@@ -40,6 +40,8 @@ class RecordingProxy:
 
     port: int
     records: list[bytearray] = field(default_factory=list)
+    _writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    _connections: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def __aenter__(self) -> RecordingProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -48,15 +50,21 @@ class RecordingProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        self._server.close_clients()
-        await self._server.wait_closed()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.append(connection)
+        self._writers.append(writer)
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
             writer.close()
             return
+        self._writers.append(up_writer)
         record = bytearray()
         self.records.append(record)
         await asyncio.gather(_pump(reader, up_writer, record), _pump(up_reader, writer, bytearray()))
@@ -72,7 +80,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reco
             record += data
             writer.write(data)
             await writer.drain()
-    except (ConnectionError, asyncio.CancelledError):
+    except ConnectionError:
         pass
     finally:
         writer.close()

@@ -1,8 +1,9 @@
-"""The whole system in a test: `disco-server` as a user starts it, on free loopback ports and in the test's directory."""
+"""The whole system in a test: `disco-server` as a user starts it, on free loopback ports, in the test's directory."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -100,7 +101,8 @@ class System:
         """Ends it as a loss of power does, as far as processes can tell: nobody gets to say a word."""
         victims = [self.process.pid, *self.children().values()]
         for victim in victims:
-            os.kill(victim, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # they die with the launcher
+                os.kill(victim, signal.SIGKILL)
         self.process.wait(30)
         if self.log is not None:
             self.log.close()
@@ -153,14 +155,14 @@ class System:
 
     def ledger(self, task_id: str) -> list[dict[str, Any]]:
         """The ledger entries of all versions after 0, in order, read from the blob store."""
-        folder = self.data_dir / "blobs" / "tasks" / task_id / "versions"
+        folder = self.data_dir / "tasks" / task_id / "versions"
         return [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
 
     def weights(self, task_id: str, digest: str) -> bytes:
         """The weights of a version, read from the blob store."""
-        return (self.data_dir / "blobs" / "tasks" / task_id / "weights" / digest).read_bytes()
+        return (self.data_dir / "tasks" / task_id / "weights" / digest).read_bytes()
 
     def record(self, task_id: str) -> dict[str, Any]:
         """The task record, read from the blob store."""
-        record: dict[str, Any] = json.loads((self.data_dir / "blobs" / "tasks" / task_id / "task.json").read_bytes())
+        record: dict[str, Any] = json.loads((self.data_dir / "tasks" / task_id / "task.json").read_bytes())
         return record
