@@ -52,7 +52,8 @@ def parse_task(
 ) -> Task:
     """The task in a document. What was uploaded beside it fills gaps: the kind of model and how it is compiled.
 
-    `dialect_hint` is the dialect the upload spoke, "" where that is unknown: it decides what ambiguous fields mean.
+    `dialect_hint` is the dialect of the request, "" where that is unknown: it decides what fields mean that generations
+    use differently, where the document itself does not tell.
     Raises InvalidTask with the JSON path of the field; InvalidId.
     """
     if not isinstance(document, Mapping):
@@ -95,7 +96,7 @@ class _Reader:
         )
         self._compiled = _compiled(training_config)
         self._tensor_backend = tensor_backend
-        self._counts_batches = dialect == "g21" or (not dialect and document.get("id") is None)
+        self._is_g21 = _is_g21(document, dialect)
 
     def task(self) -> Task:
         scheme, kind = self._scheme(), self._data_kind()
@@ -199,7 +200,7 @@ class _Reader:
     def _round_durations(self, epochs: int) -> tuple[int, int]:
         """In batches and in epochs: one is what was given, the other its default. Epochs are made to divide."""
         given = self._training.whole("roundDuration")
-        if self._counts_batches:
+        if self._is_g21:
             return given or 10, 1
         wanted = max(1, min(given or 1, epochs))
         if epochs % wanted == 0:
@@ -224,7 +225,7 @@ class _Reader:
         chosen = self._training.find("aggregator", "aggregationStrategy")
         if chosen is not None:
             return chosen in ("secure", 1) and not isinstance(chosen, bool)
-        return self._counts_batches and self._training.flag("decentralizedSecure")
+        return self._is_g21 and self._training.flag("decentralizedSecure")
 
     def _policy(self, scheme: Scheme) -> Policy:
         names = ("minNbOfParticipants", "minimumReadyPeers")
@@ -233,6 +234,14 @@ class _Reader:
             return Policy(min_participants=_DEFAULT_MINIMUM[scheme] if minimum is None else minimum)
         except InvalidPolicy as refusal:
             raise InvalidTask(field=self._training.path(*names), problem=refusal.variables["problem"]) from None
+
+
+def _is_g21(document: Mapping[str, object], dialect: str) -> bool:
+    """Whether rounds are counted in batches. The name of the id tells; the hint only where it does not."""
+    later, g21 = document.get("id") is not None, document.get("taskID") is not None
+    if later != g21:
+        return g21
+    return dialect == "g21" or (dialect not in ("g22", "g30", "gdv") and not later)
 
 
 class _Compiled(NamedTuple):

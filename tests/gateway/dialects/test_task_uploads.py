@@ -60,7 +60,10 @@ def changed(document: Mapping[str, Any], **training: object) -> dict[str, Any]:
 
 
 def parsed(hint: str = "", **training: object) -> Task:
-    return parse_task(changed(SEED, **training), dialect_hint=hint)
+    document = changed(SEED, **training)
+    if hint not in ("", "g21"):
+        document["id"] = document.pop("taskID")
+    return parse_task(document, dialect_hint=hint)
 
 
 def test_the_documented_example_is_a_task() -> None:
@@ -105,11 +108,28 @@ def test_a_round_in_epochs_is_made_to_divide_them(epochs: int, given_duration: i
     assert (training.round_duration_epochs, training.round_duration_batches) == (expected, 10)
 
 
-def test_the_hint_or_the_name_of_the_id_says_what_a_round_is_counted_in() -> None:
-    assert parsed("g21", roundDuration=3).training.round_duration_batches == 3
-    later = {**changed(SEED, roundDuration=5), "id": "my-task"}
-    assert parse_task(later).training.round_duration_epochs == 5
-    assert parse_task(later, dialect_hint="g21").training.round_duration_batches == 5
+@pytest.mark.parametrize(
+    ("names", "hint", "batches"),
+    [
+        (("taskID",), "", True),
+        (("taskID",), "gdv", True),
+        (("id",), "", False),
+        (("id",), "g21", False),
+        (("id", "taskID"), "", False),
+        (("id", "taskID"), "superset", False),
+        (("id", "taskID"), "g21", True),
+        ((), "", True),
+        ((), "g21", True),
+        ((), "g30", False),
+    ],
+)
+def test_the_name_of_the_id_says_what_a_round_is_counted_in_and_else_the_hint(
+    names: tuple[str, ...], hint: str, batches: bool
+) -> None:
+    document = changed(SEED, roundDuration=5)
+    del document["taskID"]
+    training = parse_task({**document, **dict.fromkeys(names, "my-task")}, dialect_hint=hint).training
+    assert (training.round_duration_batches, training.round_duration_epochs) == ((5, 1) if batches else (10, 5))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import msgspec
@@ -134,3 +135,17 @@ def test_weights_beyond_the_limit_are_refused_by_what_they_would_hold() -> None:
     assert weights_document.decode(document(([4], [1, 2, 3, 4])), 16)[1] == ((4,),)
     with pytest.raises(TooLarge):
         weights_document.decode(document(([5], [1, 2, 3, 4, 5])), 16)
+
+
+def test_a_hostile_document_takes_little_more_memory_than_its_weights() -> None:
+    """Numbers of alternating spelling, none of which becomes an object of its own."""
+    count = 2_000_000
+    written = document(([count], msgspec.Raw(b"\xdd" + count.to_bytes(4, "big") + b"\x01\xcc\x81" * (count // 2))))
+    tracemalloc.start()
+    try:
+        weights, _ = weights_document.decode(written, LIMIT)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bytes(weights[:8]) == np.array([1, 129], "<f4").tobytes()
+    assert peak < 4 * count + 4_000_000
