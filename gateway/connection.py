@@ -32,6 +32,8 @@ from learning.refusals import DiscoError, InternalError, MalformedMessage
 Call = TypeVar("Call")
 Event = TypeVar("Event", contravariant=True)
 
+CLOSE_WITHIN_S = 5.0
+
 _log = structlog.stdlib.get_logger("gateway")
 
 
@@ -169,9 +171,10 @@ class Connection(Generic[Call, Event]):
         self._metrics.socket_ended(error.reason)
         code, reason = close_frame(error)
         try:
-            await send({"type": "websocket.close", "code": code, "reason": reason})
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                await send({"type": "websocket.close", "code": code, "reason": reason})
         except (OSError, RuntimeError):
-            return  # the client was faster
+            return  # the client was faster, or reads nothing at all: then TCP gives it up
 
     # What follows every step.
 

@@ -1,0 +1,39 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from gateway.settings import GatewaySettings
+from rpc.settings import KNOWN_NAMES
+
+
+def test_every_setting_is_known_to_all_processes() -> None:
+    assert {f"DISCO_{name.upper()}" for name in GatewaySettings.model_fields} <= KNOWN_NAMES
+
+
+@pytest.mark.parametrize(
+    ("creation", "host", "token", "effective"),
+    [
+        ("auto", "127.0.0.1", "", "open"),
+        ("auto", "localhost", "secret", "open"),
+        ("auto", "::1", "", "open"),
+        ("auto", "0.0.0.0", "", "off"),
+        ("auto", "0.0.0.0", "secret", "token"),
+        ("auto", "example.org", "", "off"),
+        ("open", "0.0.0.0", "", "open"),
+        ("off", "127.0.0.1", "secret", "off"),
+        ("token", "127.0.0.1", "secret", "token"),
+    ],
+)
+def test_strangers_create_tasks_only_where_somebody_said_so(
+    creation: str, host: str, token: str, effective: str
+) -> None:
+    settings = GatewaySettings(task_creation=creation, gateway_host=host, task_token=SecretStr(token))  # type: ignore[arg-type]
+    assert settings.effective_task_creation == effective
+
+
+def test_token_policy_without_a_token_is_refused() -> None:
+    with pytest.raises(ValidationError, match="needs DISCO_TASK_TOKEN"):
+        GatewaySettings(task_creation="token")
