@@ -22,6 +22,8 @@ from rpc.credentials import channel_credentials
 from rpc.health import is_serving
 
 HTTP_S = 2.0
+GATEWAY_GRACE_S = 30.0
+"""Its sockets may need 15 seconds to settle what was sent, and its requests another 10."""
 PYTHON = (sys.executable, "-P", "-m")
 """-P: a folder called `gateway` where the launcher was started is not ours."""
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -79,6 +81,7 @@ class System:
                 "DISCO_GATEWAY_PORT": str(self.gateway_port),
             },
             is_healthy=self.gateway_is_ready,
+            grace_s=GATEWAY_GRACE_S,
         )
 
     async def gateway_is_ready(self) -> bool:

@@ -1,4 +1,4 @@
-"""docker-compose.yml with a real engine. Runs with `make test-compose` alone: an engine is nothing a test can install."""
+"""docker-compose.yml with a real engine: `make test-compose`. An engine is nothing that a test can install."""
 
 from __future__ import annotations
 
@@ -46,11 +46,10 @@ async def train(system: ComposedSystem, rounds: int) -> None:
 async def newest(system: ComposedSystem) -> tuple[int, str]:
     """Number and digest of the newest version."""
     async with grpc.aio.insecure_channel(system.aggregator_target()) as channel:
-        parts = AggregatorServiceStub(channel).ReadVersion(
-            messages.ReadVersionRequest(task_id="digits"), timeout=30, wait_for_ready=True
-        )
-        header = (await parts.read()).header
-        body = b"".join([part.weights_chunk async for part in parts])
+        request = messages.ReadVersionRequest(task_id="digits")
+        stream = AggregatorServiceStub(channel).ReadVersion(request, timeout=30, wait_for_ready=True)
+        first, *chunks = [part async for part in stream]
+    header, body = first.header, b"".join(part.weights_chunk for part in chunks)
     assert hashlib.sha256(body).digest() == header.sha256
     return header.version, header.sha256.hex()
 
