@@ -167,4 +167,5 @@ async def _in_thread(work: Callable[[], Result]) -> Result:
                 await asyncio.wait([running])
             except asyncio.CancelledError:
                 continue
+        running.exception()  # is taken note of; nobody is left to tell
         raise

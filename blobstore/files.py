@@ -7,6 +7,7 @@ raise OSError.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -67,9 +68,7 @@ def delete(path: Path, root: Path) -> None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
         os.unlink(path)
     with contextlib.suppress(OSError):  # not empty, most of the time
-        for folder in path.parents:
-            if folder == root:
-                return
+        for folder in itertools.takewhile(lambda folder: folder != root, path.parents):
             folder.rmdir()
 
 

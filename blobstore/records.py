@@ -16,7 +16,7 @@ import numpy as np
 from blobstore import names
 from blobstore.store import BlobMissing, BlobStore, Buffer
 from learning.ids import TaskId
-from learning.refusals import StoredDataDamaged, TaskNotFound, VersionNotFound
+from learning.refusals import Refusal, StoredDataDamaged, TaskNotFound, VersionNotFound
 from learning.task import Task
 
 Record = TypeVar("Record")
@@ -100,7 +100,7 @@ async def _read(store: BlobStore, name: str, kind: type[Record]) -> Record:
     data = await store.read(name)  # the caller knows what a missing one means
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, ValueError) as broken:
+    except (msgspec.DecodeError, ValueError, Refusal) as broken:  # values keep their own rules when they are read, too
         raise StoredDataDamaged(name=name) from broken
 
 
@@ -120,7 +120,11 @@ async def list_tasks(store: BlobStore) -> list[TaskId]:
 
 async def read_model(store: BlobStore, record: TaskRecord) -> Model:
     """Raises StoredDataDamaged."""
-    return await _read(store, names.model(record.task.task_id, record.model_digest), Model)
+    name = names.model(record.task.task_id, record.model_digest)
+    try:
+        return await _read(store, name, Model)
+    except BlobMissing:
+        raise StoredDataDamaged(name=name) from None
 
 
 async def newest_version(store: BlobStore, task_id: TaskId) -> int:

@@ -1,8 +1,8 @@
 """What a store of blobs promises. One contract suite for all of them (tests/blobstore/store_contract.py).
 
 Names are relative POSIX paths of 1 to 8 parts, each an id as `learning.ids`
-defines it; `blobstore.names` builds all of them. Whatever else is asked for is
-a bug of the caller (AssertionError).
+defines it; `blobstore.names` builds all of them, and none is a folder of another.
+Whatever else is asked for is a bug of the caller (AssertionError).
 
 Every method raises StoreUnavailable where the store cannot be reached or is full.
 """
