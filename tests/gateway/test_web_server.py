@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gateway.web_server import SHARED_FROM_BYTES, listen
-from tests.gateway.conftest import Running
+from tests.gateway.conftest import LIMIT, Running
 from tests.gateway.recorders import Services, weights_of
 from tests.gateway.test_websocket import CLIENT, SECONDS, hear, say
 from tests.waiting import eventually
@@ -60,6 +60,29 @@ async def test_reader_that_does_not_read_is_dropped_and_costs_nobody_else(
     await eventually(forgotten)
     assert sorted(services.aggregator.left) == ["quick", "slow"]
     slow.transport.abort()
+
+
+async def test_client_that_sends_too_much_without_reading_still_learns_why(gateway: Running) -> None:
+    """A connection that is closed under a sender is reset, and what it was told is lost with it."""
+
+    def send_all_then_read() -> bytes:
+        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+            client.settimeout(SECONDS)
+            client.sendall(
+                f"GET /feai/fed/{CLIENT} HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+            )
+            heard = client.recv(4096)
+            client.sendall(bytes([0x82, 0x80 | 127]) + (20 * LIMIT).to_bytes(8, "big") + bytes(4))
+            for _ in range(20):
+                client.sendall(bytes(LIMIT))
+            while more := client.recv(4096):
+                heard += more
+            return heard
+
+    heard = await asyncio.to_thread(send_all_then_read)
+    assert b"\r\n\r\n\x88" in heard
+    assert (1009).to_bytes(2, "big") in heard.partition(b"\r\n\r\n")[2]
 
 
 async def test_dead_connections_are_noticed_by_tcp() -> None:
