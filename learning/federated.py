@@ -29,6 +29,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from fractions import Fraction
+from typing import assert_never
 
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
@@ -113,8 +115,9 @@ def contributions_needed(status: RoundStatus) -> int:
     if policy.quorum_count is not None:
         wanted = policy.quorum_count
     else:
-        assert policy.quorum_share is not None
-        wanted = math.ceil(policy.quorum_share * (status.participants + status.absent_contributors))
+        # The share as people write it: 0.07 of 100 are 7, though the double nearest to 0.07 gives a little more.
+        share = Fraction(str(policy.quorum_share))
+        wanted = math.ceil(share * (status.participants + status.absent_contributors))
     return max(policy.min_participants, wanted)
 
 
@@ -335,6 +338,8 @@ def _changed(round: FederatedRound, event: Event, now: float) -> FederatedRound:
                 last_contributions=len(round.admissions),
                 contributions_ever=round.contributions_ever + len(round.admissions),
             )
+        case _:
+            assert_never(event)
 
 
 def _admit(round: FederatedRound, group: Sequence[Contribution], now: float) -> FederatedRound:
