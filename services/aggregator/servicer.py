@@ -136,7 +136,10 @@ class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         task, key = task_id(request.task_id), valid_id(request.key, "key")
         await self._rounds.task(task)
         number, texts = await self._store.get_metadata(task, round=request.round, key=key)
-        return aggregator_service_pb2.GetMetadataResponse(round=number, values=dict(texts))
+        response = aggregator_service_pb2.GetMetadataResponse(round=number)
+        for who, text in texts.items():
+            response.values[who] = text
+        return response
 
     async def _join(self, text: str, participants: list[ParticipantId]) -> RoundStatus:
         task, now = task_id(text), self._clock()

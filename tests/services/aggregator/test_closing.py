@@ -1,0 +1,291 @@
+"""Rounds whose closer dies, is slow, or finds something other than it expects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blobstore import names, records
+from learning.federated import State
+from learning.ids import ReplicaId
+from learning.policy import Policy
+from learning.refusals import StoredDataDamaged, VersionNotFound
+from roundstore.redis_store import RedisRoundStore
+from tests.services.aggregator.room import BASE, TASK, Member, Room, exact_mean, octets, opened, weights_of
+from tests.services.aggregator.troubled_store import Held, Method, TroubledStore
+from tests.waiting import eventually
+
+CONTRIBUTIONS = {who: (weights_of(seed), 1) for seed, who in enumerate(("a", "b", "c"))}
+EXPECTED = exact_mean(octets(BASE), CONTRIBUTIONS.values())
+POLICY = Policy(min_participants=1, quorum_share=None, quorum_count=3, deadline_s=600, staleness_weights=(1,))
+
+
+class Died(BaseException):
+    """The process ends here."""
+
+
+async def die(call: Method) -> Any:
+    raise Died
+
+
+async def die_after(call: Method) -> Any:
+    await call()
+    raise Died
+
+
+@asynccontextmanager
+async def a_due_round(store: RedisRoundStore, path: Path) -> AsyncIterator[tuple[Room, Member, TroubledStore]]:
+    """A round that is due, and a replica with the contributions in it that will not close it by itself."""
+    troubled = TroubledStore(store)
+    async with opened(store, path, POLICY) as room, room.member(troubled, attending=False) as member:
+        for who, (weights, _) in CONTRIBUTIONS.items():
+            await member.submit(who, weights)
+        yield room, member, troubled
+
+
+async def ledger_bytes(room: Room) -> bytes:
+    return await room.blobs.read(names.ledger_entry(TASK, 1))
+
+
+async def check_closed_by(room: Room, member: Member) -> None:
+    await member.reaches(1)
+    assert await member.version() == (1, EXPECTED)
+    entry = await records.read_ledger_entry(room.blobs, TASK, 1)
+    assert sorted(line.participant_id for line in entry.contributions) == ["a", "b", "c"]
+    status = await room.status()
+    assert (status.number, status.last_contributions, status.contributions_ever) == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "trouble"),
+    [
+        ("start_closing", die_after),
+        ("read_closing", die),
+        ("finish_closing", die),
+        ("finish_closing", die_after),
+    ],
+)
+async def test_another_replica_closes_when_the_closer_died(
+    store: RedisRoundStore, tmp_path: Path, method: str, trouble: Any
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, troubled):
+        troubled.trouble(method, trouble)
+        with pytest.raises(Died):
+            await closer.replica.closing.close(await room.status())
+        written = await ledger_bytes(room) if method == "finish_closing" else None
+        room.clock.ahead += 11
+        async with room.member() as other:
+            await check_closed_by(room, other)
+        assert written in (None, await ledger_bytes(room))
+
+
+async def test_closer_that_died_between_weights_and_ledger_entry_left_nothing_that_hinders(
+    store: RedisRoundStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, _):
+        write = room.blobs.write
+
+        async def die_at_the_entry(name: str, parts: Any, **options: Any) -> None:
+            if name.startswith(names.versions(TASK)):
+                raise Died
+            await write(name, parts, **options)
+
+        with monkeypatch.context() as dying:
+            dying.setattr(room.blobs, "write", die_at_the_entry)
+            with pytest.raises(Died):
+                await closer.replica.closing.close(await room.status())
+        assert await records.newest_version(room.blobs, TASK) == 0
+        room.clock.ahead += 11
+        async with room.member() as other:
+            await check_closed_by(room, other)
+
+
+async def test_nobody_else_closes_while_the_lease_lasts(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, troubled):
+        held = Held()
+        troubled.trouble("read_closing", held)
+        closing = asyncio.create_task(closer.replica.closing.close(await room.status()))
+        await held.reached.wait()
+        other = room.new_replica()
+        assert not await other.closing.close(await room.status())
+        held.release.set()
+        assert await closing
+        await check_closed_by(room, closer)
+
+
+async def test_a_version_computed_again_by_another_replica_has_the_same_bytes(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, troubled):
+        troubled.trouble("finish_closing", die)
+        with pytest.raises(Died):
+            await closer.replica.closing.close(await room.status())
+        first = await ledger_bytes(room)
+        entry = await records.read_ledger_entry(room.blobs, TASK, 1)
+        await room.blobs.delete(names.ledger_entry(TASK, 1))
+        await room.blobs.delete(names.weights(TASK, entry.digest))
+        room.clock.ahead += 11
+        async with room.member() as other:
+            await check_closed_by(room, other)
+        assert await ledger_bytes(room) == first
+
+
+async def test_two_closers_at_once_write_the_same_version_and_one_moves_the_round(
+    store: RedisRoundStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, _, _):
+        slow, fast = room.new_replica(), room.new_replica()
+        both_read = asyncio.Barrier(2)
+        written: list[bytes] = []
+        write = room.blobs.write
+
+        async def write_together(name: str, parts: Any, **options: Any) -> None:
+            if name == names.ledger_entry(TASK, 1):
+                written.append(b"".join(parts))
+                await both_read.wait()
+            await write(name, parts, **options)
+
+        monkeypatch.setattr(room.blobs, "write", write_together)
+        closing = [asyncio.create_task(slow.closing.close(await room.status()))]
+        while not written:
+            await asyncio.sleep(0.001)
+        room.clock.ahead += 11
+        closing.append(asyncio.create_task(fast.closing.close(await room.status())))
+        assert sorted(await asyncio.gather(*closing)) == [False, True]
+        assert written[0] == written[1]
+        async with room.member() as member:
+            await check_closed_by(room, member)
+
+
+async def test_closer_that_was_overtaken_while_it_read_the_sums_stops(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, _):
+        held = Held()
+        reading = room.blobs.read_chunks
+
+        def read_chunks_when_released(name: str, *, chunk_size: int) -> AsyncIterator[bytes]:
+            async def chunks() -> AsyncIterator[bytes]:
+                room.blobs.read_chunks = reading  # type: ignore[method-assign]
+                held.reached.set()
+                await held.release.wait()
+                async for chunk in reading(name, chunk_size=chunk_size):
+                    yield chunk
+
+            return chunks()
+
+        room.blobs.read_chunks = read_chunks_when_released  # type: ignore[method-assign]
+        closing = asyncio.create_task(closer.replica.closing.close(await room.status()))
+        await held.reached.wait()
+        room.clock.ahead += 11
+        async with room.member() as other:
+            await check_closed_by(room, other)
+
+            async def sums_are_gone() -> bool:
+                return not await room.blobs.list(names.sums(TASK))
+
+            await eventually(sums_are_gone)
+            held.release.set()
+            assert not await closing
+            await check_closed_by(room, other)
+
+
+async def test_closer_goes_on_by_itself_where_the_store_was_away_for_a_moment(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, troubled):
+        troubled.trouble("finish_closing", die)
+        with pytest.raises(Died):
+            await closer.replica.closing.close(await room.status())
+        status = await room.status()
+        assert closer.replica.closing.is_ours(status)
+        assert await closer.replica.closing.close(status)  # its lease lasts, and nobody has to wait for its end
+        await check_closed_by(room, closer)
+
+
+async def test_damaged_sum_makes_no_version_and_the_round_waits_for_a_copy(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, _):
+        (pointed,) = [name for name in await room.blobs.list(names.sums(TASK)) if name.endswith(".0")]
+        copy = await room.blobs.read(pointed)
+        await room.blobs.write(pointed, [copy[:-1] + bytes([copy[-1] ^ 1])])
+        status = await room.status()
+        with pytest.raises(StoredDataDamaged) as damaged:
+            await closer.replica.closing.close(status)
+        assert damaged.value.variables == {"name": pointed}
+        status = await room.status()
+        assert (status.number, status.state) == (0, State.AGGREGATING)
+        with pytest.raises(VersionNotFound):
+            await records.read_ledger_entry(room.blobs, TASK, 1)
+        await room.blobs.write(pointed, [copy])
+        assert await closer.replica.closing.close(status)
+        await check_closed_by(room, closer)
+
+
+async def test_missing_sum_and_sum_of_another_plan_are_damage(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, _):
+        (pointed,) = [name for name in await room.blobs.list(names.sums(TASK)) if name.endswith(".0")]
+        copy = await room.blobs.read(pointed)
+        for other in (b"", copy[:50], b"x" * len(copy)):
+            await room.blobs.write(pointed, [other])
+            with pytest.raises(StoredDataDamaged):
+                await closer.replica.closing.close(await room.status())
+        await room.blobs.delete(pointed)
+        with pytest.raises(StoredDataDamaged):
+            await closer.replica.closing.close(await room.status())
+
+
+async def test_store_that_forgot_a_closed_round_is_moved_on_and_the_version_stays(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, _):
+        assert await closer.replica.closing.close(await room.status())
+        before = await ledger_bytes(room)
+        await store._redis.flushall()
+        await store.open_round(TASK, POLICY, number=0, now=1.0)  # as it was before the round was closed
+        async with room.member() as member:
+            await member.reaches(1)
+            assert (await member.submit("d", weights_of(9), round=1)).round == 1
+        assert await ledger_bytes(room) == before
+
+
+async def test_emptied_store_opens_the_round_at_the_newest_version(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, _):
+        assert await closer.replica.closing.close(await room.status())
+        await store._redis.flushall()
+        assert (await closer.round()).number == 1
+        await store._redis.flushall()
+        assert (await closer.join("a")).participants == 1
+        assert (await closer.round()).number == 1
+
+
+async def test_uncommitted_group_of_a_dead_replica_is_not_in_the_version(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    troubled, held = TroubledStore(store), Held()
+    async with opened(store, tmp_path, POLICY) as room, room.member() as survivor:
+        async with room.member(troubled) as dying:
+            await dying.submit("a", CONTRIBUTIONS["a"][0])
+            troubled.trouble("commit_group", held)
+            lost = asyncio.create_task(dying.submit("b", CONTRIBUTIONS["b"][0]))
+            await held.reached.wait()  # its sum is written, and nobody will ever commit it
+            lost.cancel()
+        await survivor.submit("b", CONTRIBUTIONS["b"][0])
+        await survivor.submit("c", CONTRIBUTIONS["c"][0])
+        await check_closed_by(room, survivor)
+
+
+async def test_lease_is_longer_for_larger_models(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, troubled):
+        troubled.trouble("read_closing", die)
+        now = room.clock()
+        with pytest.raises(Died):
+            await closer.replica.closing.close(await room.status())
+        status = await room.status()
+        assert status.closer == ReplicaId(closer.replica.replica_id)
+        assert status.closer_until is not None
+        assert now + 10 <= status.closer_until <= room.clock() + 10.1
