@@ -29,7 +29,7 @@ from rich.live import Live
 from rich.table import Column, Table
 
 from disco_server.ports import WantedPort, find_free
-from examples.participant import TASK_ID, Coordinator, Weights, again, split
+from examples.participant import CALL_S, TASK_ID, Coordinator, Weights, again, split
 
 NAMES = ("north", "south", "west")
 START_S = 60.0
@@ -48,10 +48,12 @@ def main() -> None:
     with ExitStack() as stack:
         address = arguments.address or stack.enter_context(own_system(console))
         channel = stack.enter_context(grpc.insecure_channel(address))
-        stack.enter_context(participants(address, arguments.rounds))
+        first_version = newest_version(channel)
+        last_version = first_version + arguments.rounds
+        stack.enter_context(participants(address, until=last_version))
         started = time.monotonic()
         try:
-            accuracies = watch(channel, arguments.rounds, console=console)
+            accuracies = watch(channel, range(first_version, last_version + 1), console=console)
         except grpc.RpcError as error:
             sys.exit(f"The rounds ended early: {error.details()}")
     first, last = accuracies[0], accuracies[-1]
@@ -107,13 +109,13 @@ def wait_until_ready(address: str, system: subprocess.Popen[bytes], *, log: Path
 
 
 @contextmanager
-def participants(address: str, rounds: int) -> Iterator[None]:
+def participants(address: str, *, until: int) -> Iterator[None]:
     """The participants, each a process of its own with rows of its own."""
     processes = [
         subprocess.Popen(  # noqa: S603 (a command of our own)
             [
                 *(sys.executable, "-m", "examples.participant", "--address", address, "--name", name),
-                *("--share", f"{index}/{len(NAMES)}", "--rounds", str(rounds)),
+                *("--share", f"{index}/{len(NAMES)}", "--until", str(until)),
             ],
             stdin=subprocess.DEVNULL,
         )
@@ -129,8 +131,14 @@ def participants(address: str, rounds: int) -> Iterator[None]:
             process.wait()
 
 
-def watch(channel: grpc.Channel, rounds: int, *, console: Console) -> list[float]:
-    """Shows a line for every version until so many rounds are over; gives the accuracy of each version."""
+def newest_version(channel: grpc.Channel) -> int:
+    """The number of the newest version."""
+    stub = AggregatorServiceStub(channel)
+    return int(again(lambda: stub.GetRound(messages.GetRoundRequest(task_id=TASK_ID), timeout=CALL_S)).round.version)
+
+
+def watch(channel: grpc.Channel, versions: range, *, console: Console) -> list[float]:
+    """Shows a line for each of the versions as soon as it is there; gives their accuracies."""
     stub = AggregatorServiceStub(channel)
     reader = Coordinator(channel, task_id=TASK_ID, participant_id="reader")
     _, pixels, _, digits = split()
@@ -138,15 +146,14 @@ def watch(channel: grpc.Channel, rounds: int, *, console: Console) -> list[float
         "Version", "Made from", "Participants", Column("Digits read correctly", no_wrap=True), title="Task digits"
     )
     accuracies: list[float] = []
-    first = again(lambda: stub.GetRound(messages.GetRoundRequest(task_id=TASK_ID))).round.version
     with Live(table, console=console, refresh_per_second=8):
-        for version in range(first, first + rounds + 1):
-            if version > first:
+        for version in versions:
+            if version > versions.start:
                 reader.wait_for_version_after(version - 1, within_s=ROUND_S)
-            now = again(lambda: stub.GetRound(messages.GetRoundRequest(task_id=TASK_ID))).round
+            now = again(lambda: stub.GetRound(messages.GetRoundRequest(task_id=TASK_ID), timeout=CALL_S)).round
             _, weights = reader.read(version)
             accuracies.append(accuracy(weights, pixels, digits=digits))
-            made_from = f"{now.last_contributions} contributions" if version > first else "-"
+            made_from = f"{now.last_contributions} contributions" if version > versions.start else "-"
             table.add_row(str(version), made_from, str(now.participants), bar(accuracies[-1]))
     return accuracies
 

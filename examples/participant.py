@@ -1,6 +1,6 @@
 """A participant from a backend: trains on rows of its own and contributes weights over gRPC. Copy it.
 
-    python -m examples.participant --address 127.0.0.1:50052 --name north --share 0/3 --rounds 12
+    python -m examples.participant --address 127.0.0.1:50052 --name north --share 0/3 --until 12
 
 It needs the generated stubs, grpcio, numpy and, for the model, scikit-learn; nothing
 else of Disco. Every round: read the newest version, train on it, send the weights with
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -60,8 +61,11 @@ class Coordinator:
         """The number of a version, the newest for None, and its tensors."""
         return again(lambda: self._read(messages.ReadVersionRequest(task_id=self._task_id, version=version)))
 
-    def contribute(self, weights: Weights, *, version: int, samples: int) -> None:
-        """Sends weights that were trained from `version`. When it returns, they are counted, exactly once."""
+    def contribute(self, weights: Weights, *, version: int, samples: int) -> int:
+        """Sends weights that were trained from `version`, and gives the round in which they are counted, exactly once.
+
+        Fails with ABORTED where they come too late: the task has moved on, train again.
+        """
         body = b"".join(tensor.astype("<f4").tobytes() for tensor in weights)
         header = messages.SubmitContributionRequest.Header(
             task_id=self._task_id,
@@ -76,7 +80,8 @@ class Coordinator:
             for start in range(0, len(body), CHUNK_BYTES):
                 yield messages.SubmitContributionRequest(weights_chunk=body[start : start + CHUNK_BYTES])
 
-        again(lambda: self._stub.SubmitContribution(parts(), timeout=CALL_S))
+        answer = again(lambda: self._stub.SubmitContribution(parts(), timeout=CALL_S))
+        return int(answer.receipt.round)
 
     def wait_for_version_after(self, version: int, *, within_s: float | None = None) -> None:
         """Returns when a newer version is there. Fails with DEADLINE_EXCEEDED after `within_s`, if that is given."""
@@ -162,18 +167,33 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1:50052", help="gRPC target of the aggregators")
     parser.add_argument("--name", required=True, help="who we are in the task")
     parser.add_argument("--share", default="0/1", help="which of how many parts of the rows is ours")
-    parser.add_argument("--rounds", type=int, default=12, help="how many contributions to make")
+    parser.add_argument("--until", type=int, default=sys.maxsize, help="version after which to leave; absent: never")
     arguments = parser.parse_args()
-    model = DigitsModel(*rows(arguments.share))
-    samples = len(rows(arguments.share)[1])
+    pixels, digits = rows(arguments.share)
+    model = DigitsModel(pixels, digits)
     with grpc.insecure_channel(arguments.address) as channel:
         coordinator = Coordinator(channel, task_id=TASK_ID, participant_id=arguments.name)
-        for _ in range(arguments.rounds):
-            coordinator.join()
-            version, weights = coordinator.newest_version()
-            coordinator.contribute(model.train(weights), version=version, samples=samples)
-            coordinator.wait_for_version_after(version)
-        coordinator.leave()
+        take_part(coordinator, model, samples=len(digits), until=arguments.until)
+
+
+def take_part(coordinator: Coordinator, model: DigitsModel, *, samples: int, until: int) -> None:
+    """Contributes to every round until version `until` is there."""
+    coordinator.join()
+    version, weights = coordinator.newest_version()
+    while version < until:
+        try:
+            counted_in = coordinator.contribute(model.train(weights), version=version, samples=samples)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.ABORTED:
+                raise
+        else:
+            # A round starts from the version of its own number and makes the next one. A late contribution is
+            # counted in a later round, which perhaps nobody waits for.
+            if counted_in < until:
+                coordinator.wait_for_version_after(counted_in)
+        coordinator.join()
+        version, weights = coordinator.newest_version()
+    coordinator.leave()
 
 
 if __name__ == "__main__":

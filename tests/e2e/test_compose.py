@@ -32,10 +32,10 @@ async def system() -> AsyncIterator[ComposedSystem]:
         system.remove()
 
 
-async def train(system: ComposedSystem, rounds: int) -> None:
-    """Two participants, each a process on this machine, make so many rounds together."""
+async def train(system: ComposedSystem, until: int) -> None:
+    """Two participants, each a process on this machine, make versions together."""
     target = system.aggregator_target()
-    command = [sys.executable, "-m", "examples.participant", "--address", target, "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "examples.participant", "--address", target, "--until", str(until)]
     participants = [
         await asyncio.create_subprocess_exec(*command, "--name", name, "--share", share, cwd=ROOT)
         for name, share in (("anna", "0/2"), ("bert", "1/2"))
@@ -97,7 +97,7 @@ async def test_composed_system_trains_and_loses_nothing(system: ComposedSystem) 
     (gateway,) = system.containers("gateway")
     assert list(gateway["NetworkSettings"]["Networks"]) == [f"{system.project}_calls"]
 
-    await train(system, rounds=2)
+    await train(system, until=2)
     trained = await newest(system)
     assert trained[0] == 2
     await contribute(system, version=2)
