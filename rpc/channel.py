@@ -12,7 +12,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -24,10 +24,12 @@ from rpc.chunks import MAX_FRAME_BYTES
 from rpc.credentials import channel_credentials, token_metadata
 from rpc.interceptors import REQUEST_ID_KEY
 from rpc.settings import ProcessSettings
-from rpc.status import from_rpc_error, translated
+from rpc.status import from_rpc_error
 
 CALL_DEADLINE_S = 20.0
 UPLOAD_DEADLINE_S = 120.0
+STATUS_DEADLINE_S = 1.0
+STATUS_PERIOD_S = 0.001
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 
@@ -149,68 +151,121 @@ class _Method:
 
 
 class TranslatedCall:
-    """A call that is under way: awaited, iterated, read or written like gRPC's own, but it raises our errors."""
+    """A call that is under way: awaited, iterated, read or written like gRPC's own, but it raises our errors.
+
+    It is cancelled when whoever waits for it is, and when nobody holds it any more (a
+    loop over a stream was left). gRPC promises the same, but forgets a cancellation that
+    comes before the first byte was sent, and leaves a stream to the garbage collector.
+    """
 
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._outcome = _Outcome(call)
+
+    def __del__(self) -> None:
+        self._call.cancel()  # nothing where the call is over
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)  # cancel, done, code, initial_metadata and the like raise nothing of ours
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return self._awaited(self._call).__await__()
+        return self.awaited(self._call).__await__()
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        return _Messages(aiter(self._call))
+        return _Messages(self, aiter(self._call))
 
     async def read(self) -> Any:
         """The next message, or grpc.aio.EOF."""
-        return await self._awaited(self._call.read())
+        return await self.awaited(self._call.read())
 
     async def write(self, request: Any) -> None:
         """Sends a message; raises what the call failed with where it is over."""
         try:
-            await self._awaited(self._call.write(request))
+            await self.awaited(self._call.write(request))
         except asyncio.InvalidStateError:
-            await self._raise_failure()
-            raise
+            if self._outcome.error is None:
+                raise
+            raise from_rpc_error(self._outcome.error) from None
 
     async def done_writing(self) -> None:
         """Says that no more messages come; nothing where the call is over."""
-        await self._awaited(self._call.done_writing())
+        await self.awaited(self._call.done_writing())
 
     async def wait_for_connection(self) -> None:
         """Returns when the call has reached a server."""
-        await self._awaited(self._call.wait_for_connection())
+        await self.awaited(self._call.wait_for_connection())
 
-    @staticmethod
-    async def _awaited(step: Awaitable[Any]) -> Any:
-        with translated():
+    async def awaited(self, step: Awaitable[Any]) -> Any:
+        """The result of one step of this call."""
+        try:
             return await step
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(await self._outcome.instead_of(error, call=self._call)) from error
+        except asyncio.CancelledError:
+            self._call.cancel()
+            raise
 
-    async def _raise_failure(self) -> None:
-        """A write on a call that has failed says "already finished"; the status says why it failed."""
-        if not self._call.done() or (code := await self._call.code()) is grpc.StatusCode.OK:
-            return
-        raise from_rpc_error(
-            grpc.aio.AioRpcError(
-                code,
-                await self._call.initial_metadata(),
-                await self._call.trailing_metadata(),
-                details=await self._call.details(),
-            )
+
+class _Outcome:
+    """The status with which the server ended a call.
+
+    When a server answers a stream that is still being sent, sending fails, and gRPC may
+    set that ("Internal error from Core") as the status of the call: over the server's
+    own, which is the one that says why, or shortly before it. The server's is kept here.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self.error: grpc.aio.AioRpcError | None = None
+        self._known = False
+        call.add_done_callback(self.note)  # holds no reference to the call: it must go when its holder does
+
+    async def instead_of(self, error: grpc.aio.AioRpcError, *, call: Any) -> grpc.aio.AioRpcError:
+        """The server's status where `error` only says that sending failed.
+
+        It comes after the messages before it: a caller who writes and does not read gets `error`.
+        """
+        end = time.monotonic() + STATUS_DEADLINE_S
+        while _only_says_that_sending_failed(error) and not self._known and time.monotonic() < end:
+            await asyncio.sleep(STATUS_PERIOD_S)  # gRPC calls back for the first status only
+            self.note(call)
+        return self.error or error
+
+    def note(self, call: Any) -> None:
+        """Keeps the status of a call that is over."""
+        code = _result_at_once(call.code())
+        error = grpc.aio.AioRpcError(
+            code,
+            _result_at_once(call.initial_metadata()),
+            _result_at_once(call.trailing_metadata()),
+            details=_result_at_once(call.details()),
         )
+        if not self._known and not _only_says_that_sending_failed(error):
+            self._known = True
+            self.error = None if code is grpc.StatusCode.OK else error
+
+
+def _only_says_that_sending_failed(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
+
+
+def _result_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing left to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("the parts of a status are known once it is set")
 
 
 class _Messages:
     """The messages of a stream, in order."""
 
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
+    def __init__(self, call: TranslatedCall, messages: AsyncIterator[Any]) -> None:
+        self._call = call
         self._messages = messages
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        with translated():
-            return await anext(self._messages)
+        return await self._call.awaited(anext(self._messages))

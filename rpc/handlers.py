@@ -5,7 +5,9 @@ Knows the kinds only: requests streaming or not, responses streaming or not.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
@@ -40,10 +42,11 @@ def behaviour_of(handler: Handler) -> Behaviour:
 
     async def behaviour(request: Any, context: Context) -> Any:
         answer = inner(request, context)
-        if not hasattr(answer, "__aiter__"):
+        if inspect.isawaitable(answer):
             return await answer
-        async for message in answer:
-            await context.write(message)
+        async with aclosing(answer) as messages:  # its `finally` runs now, not when memory is collected
+            async for message in messages:
+                await context.write(message)
         return None
 
     return behaviour

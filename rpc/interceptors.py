@@ -4,7 +4,8 @@
     anything else                    INTERNAL, logged once with the request id
     cancellation, context.abort      passed through untouched
 
-All four kinds of methods are wrapped, whether their handlers are coroutines or
+An answer to a stream that is still being sent waits a moment for its end. All four
+kinds of methods are wrapped, whether their handlers are coroutines or
 asynchronous generators. Knows no method of ours.
 """
 
@@ -14,7 +15,8 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import grpc
@@ -25,6 +27,7 @@ from rpc.handlers import Behaviour, Context, Continuation, Handler, behaviour_of
 from rpc.metrics import CallMetrics
 from rpc.status import DETAILS_KEY, STATUS_BY_REASON, to_rich_status
 
+READ_OUT_S = 1.0
 REQUEST_ID_KEY = "x-request-id"
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -47,7 +50,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None  # no such method: gRPC answers UNIMPLEMENTED
-        return with_behaviour(handler, self._surrounded(behaviour_of(handler), details.method))
+        behaviour = behaviour_of(handler)
+        if handler.stream_unary is not None:
+            behaviour = _reading_out(behaviour)
+        return with_behaviour(handler, self._surrounded(behaviour, details.method))
 
     def end_streams(self) -> None:
         """Ends the endless streams with SHUTDOWN, those that are open and those that are still to come."""
@@ -115,6 +121,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._endless_calls.discard(call)
 
         return until_stopped
+
+
+def _reading_out(behaviour: Behaviour) -> Behaviour:
+    """Lets the caller finish sending before an early answer goes out, for READ_OUT_S at most.
+
+    An answer closes the stream. A client that is still sending then sees its sending
+    fail, and grpc.aio may report that instead of the answer: a receipt would be lost.
+    """
+
+    async def reading_out(requests: Any, context: Context) -> Any:
+        try:
+            response = await behaviour(requests, context)
+        except DiscoError:
+            await _read_out(requests)
+            raise
+        await _read_out(requests)
+        return response
+
+    return reading_out
+
+
+async def _read_out(requests: AsyncIterator[Any]) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(READ_OUT_S):
+            async for _ in requests:
+                pass
 
 
 async def _abort(context: Context, error: DiscoError) -> NoReturn:
