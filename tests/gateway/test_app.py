@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+import structlog
 
 from tests.gateway.test_http_tasks import assert_problem
 
@@ -77,7 +78,9 @@ async def test_bug_is_a_problem_document_that_says_nothing_of_itself(
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr("gateway.http_tasks.msgspec.json.encode", break_down)
-    answer = await http.get("/tasks")
+    with structlog.testing.capture_logs() as logged:
+        answer = await http.get("/tasks")
+    assert [(line["event"], line["path"]) for line in logged] == [("request.failed", "/tasks")]
     assert_problem(answer, 500, "INTERNAL")
     assert "secret" not in answer.text
     assert answer.headers["x-request-id"] in answer.json()["detail"]

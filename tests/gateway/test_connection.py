@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from gateway.connection import Codec, Connection, Ending
@@ -134,7 +135,9 @@ async def test_event_that_ends_the_socket_closes_it_with_its_code() -> None:
 async def test_bug_in_a_codec_ends_this_socket_with_1011() -> None:
     setting = Setting()
     setting.socket.hears(b"bug")
-    assert await setting.run() == Ending("INTERNAL", orderly=False)
+    with structlog.testing.capture_logs() as logged:
+        assert await setting.run() == Ending("INTERNAL", orderly=False)
+    assert [line["event"] for line in logged] == ["socket.failed"]
     assert setting.socket.sent[-1]["code"] == 1011
     assert setting.carried_out == ["first", "last"]
 
@@ -146,5 +149,7 @@ async def test_bug_in_a_call_ends_this_socket_with_1011() -> None:
     async def break_down() -> None:
         raise ZeroDivisionError
 
-    assert await setting.run(call=break_down) == Ending("INTERNAL", orderly=False)
+    with structlog.testing.capture_logs() as logged:
+        assert await setting.run(call=break_down) == Ending("INTERNAL", orderly=False)
+    assert [line["event"] for line in logged] == ["call.failed"]
     assert setting.socket.sent[-1]["code"] == 1011
