@@ -174,14 +174,18 @@ class TimePassed:
     pass
 
 
+class PeerIdTaken(Exception):
+    """The fresh peer id has been given already: the store forgot how far it had counted. Never reaches a client."""
+
+
 Event = Connected | Renewed | MarkedReady | StreamBroken | Left | LeasesChecked | TimePassed
 
 
 def step(round: DecentralizedRound, event: Event, *, now: float, policy: Policy) -> DecentralizedRound:
     """The round after `event`, settled.
 
-    Raises PeerReplaced; the round is then unchanged. An event that changes
-    nothing returns the round itself, revision and all.
+    Raises PeerReplaced, PeerIdTaken; the round is then unchanged. An event that
+    changes nothing returns the round itself, revision and all.
     """
     changed = _settled(_changed(round, event, now), now, policy)
     return round if changed == round else replace(changed, revision=round.revision + 1)
@@ -288,6 +292,9 @@ def _connected(round: DecentralizedRound, event: Connected) -> DecentralizedRoun
     # is a client that has begun anew: it keeps its id, and has not said that it is ready.
     known = [earlier for earlier in round.seats.values() if earlier.client_digest == event.client_digest != ""]
     if not known:
+        taken = round.seats.get(seat.peer_id)
+        if taken is not None and taken.stream != seat.stream:
+            raise PeerIdTaken
         return _with_seat(round, seat)
     again = replace(seat, peer_id=known[0].peer_id)
     return _with_seat(replace(round, marks=_except(round.marks, [again.peer_id])), again)

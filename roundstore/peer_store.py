@@ -68,8 +68,12 @@ News = WatchBegun | RoundChanged | SignalArrived | SignalsHeld
 class PeerStore(Protocol):
     """Keeps the decentralized rounds of all tasks, and carries signals between replicas."""
 
-    async def fresh_peer_id(self) -> PeerId:
-        """Decimal digits that no peer of any task has had."""
+    async def fresh_peer_id(self, *, above: int) -> PeerId:
+        """Decimal digits that no peer of any task has had, of a number greater than `above`.
+
+        Behaviour: `above` is for a store that forgot how far it had counted; it
+        goes on from there.
+        """
 
     async def read_round(self, task_id: TaskId) -> DecentralizedRound:
         """Behaviour: a new round, with nobody in it, where the task has none in this store."""
@@ -118,8 +122,8 @@ class MemoryPeerStore:
         self._held: defaultdict[tuple[TaskId, PeerId], list[Signal]] = defaultdict(list)
         self._watchers: dict[ReplicaId, asyncio.Queue[News]] = {}
 
-    async def fresh_peer_id(self) -> PeerId:
-        self._peers += 1
+    async def fresh_peer_id(self, *, above: int) -> PeerId:
+        self._peers = max(self._peers, above) + 1
         return PeerId(str(self._peers))
 
     async def read_round(self, task_id: TaskId) -> DecentralizedRound:

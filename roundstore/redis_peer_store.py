@@ -36,12 +36,13 @@ class RedisPeerStore:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._count_peer = Script("count_peer")
         self._swap_peers = Script("swap_peers")
         self._hold_signal = Script("hold_signal")
 
-    async def fresh_peer_id(self) -> PeerId:
-        with store_faults():
-            return PeerId(str(await self._redis.incr(redis_keys.PEER_IDS)))
+    async def fresh_peer_id(self, *, above: int) -> PeerId:
+        reply = await self._count_peer(self._redis, keys=[redis_keys.PEER_IDS], arguments=[above])
+        return PeerId(str(reply[1]))
 
     async def read_round(self, task_id: TaskId) -> DecentralizedRound:
         key = redis_keys.peers(task_id)

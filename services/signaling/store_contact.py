@@ -29,16 +29,20 @@ class StoreContact:
         try:
             yield
         except StoreUnavailable:
-            self._since = None
-            if not self._lost:
-                self._lost = True
-                _log.warning("store.lost", consequence="streams stay open; what needs the store is tried again")
+            self.lose()
             raise
         if self._since is None:
             self._since = self._clock()
         if self._lost:
             self._lost = False
             _log.info("store.found")
+
+    def lose(self) -> None:
+        """The store did not answer, or hung up."""
+        self._since = None
+        if not self._lost:
+            self._lost = True
+            _log.warning("store.lost", consequence="streams stay open; what needs the store is tried again")
 
     def steady_at(self, steady_s: float) -> float | None:
         """When the store will have answered for that long without a break; None while it does not."""

@@ -27,7 +27,16 @@ from dataclasses import dataclass
 
 import structlog
 
-from learning.decentralized import Connected, Left, MarkedReady, Stream, StreamBroken, may_signal, seat_of
+from learning.decentralized import (
+    Connected,
+    Left,
+    MarkedReady,
+    PeerIdTaken,
+    Stream,
+    StreamBroken,
+    may_signal,
+    seat_of,
+)
 from learning.ids import PeerId, ReplicaId, TaskId
 from learning.refusals import DiscoError, PeerNotConnected, StoredDataDamaged, StoreUnavailable, TooLarge
 from learning.task import Task
@@ -82,7 +91,7 @@ class Switchboard:
         metrics: SignalingMetrics,
     ) -> None:
         self._store = store
-        self._replica_id = replica_id
+        self.replica_id = replica_id
         self._clock = clock
         self._lease_s = lease_s
         self._metrics = metrics
@@ -95,7 +104,11 @@ class Switchboard:
         """Opens a stream; `disconnect` closes it. Raises StoreUnavailable."""
         peers = self._use(task)
         try:
-            return await self._connect(peers, claim)
+            while True:
+                try:
+                    return await self._connect(peers, claim)
+                except PeerIdTaken:  # by now its number is known, and the next one is greater
+                    continue
         except BaseException:
             self._release(peers)
             raise
@@ -143,9 +156,10 @@ class Switchboard:
         """Deals with the news of the store, one after the other, for ever."""
         while True:
             try:
-                async for news in self._store.watch(self._replica_id):
+                async for news in self._store.watch(self.replica_id):
                     await self._hear(news)
             except StoreUnavailable:
+                self._contact.lose()
                 await asyncio.sleep(WATCH_PAUSE_S)
             except StoredDataDamaged as damaged:  # costs its own task dearly, and must not cost the others more
                 _log.error("peers.damaged", sentence=str(damaged))
@@ -160,9 +174,9 @@ class Switchboard:
 
     async def _connect(self, peers: TaskPeers, claim: Claim) -> Session:
         with self._contact.watched():
-            fresh_peer_id = await self._store.fresh_peer_id()
+            fresh_peer_id = await self._store.fresh_peer_id(above=peers.highest_peer_id)
         fresh_token = secrets.token_urlsafe(24)
-        stream_id = Stream(self._replica_id, next(self._stream_numbers))
+        stream_id = Stream(self.replica_id, next(self._stream_numbers))
         current = await peers.apply(
             Connected(
                 stream=stream_id,
@@ -224,7 +238,7 @@ class Switchboard:
         if self._deliver(peers.task_id, signal):
             return "here"
         where = peers.round.seats[signal.to].stream
-        if where is not None and where.replica_id != self._replica_id:
+        if where is not None and where.replica_id != self.replica_id:
             with self._contact.watched():
                 if await self._store.send_signal(where.replica_id, peers.task_id, signal):
                     return "passed_on"

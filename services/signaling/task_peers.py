@@ -61,6 +61,8 @@ class TaskPeers:
         self.streams: dict[PeerId, OpenStream] = {}
         self.uses = 0
         self.round = DecentralizedRound()
+        self.highest_peer_id = 0
+        """Of all that were seen in this task, should the store forget how far it had counted."""
         self._is_newest = False
         """False: the known round is good enough to route signals, and not to be changed."""
         self._store = store
@@ -73,14 +75,17 @@ class TaskPeers:
         self._news = asyncio.Event()
 
     async def apply(self, event: Event) -> DecentralizedRound:
-        """The round after an event. Raises PeerReplaced; StoreUnavailable, and then the event may have been applied."""
+        """The round after an event.
+
+        Raises PeerReplaced, PeerIdTaken; StoreUnavailable, and then the event may have been applied.
+        """
         async with self._lock:
             for attempt in range(SWAP_ATTEMPTS):
                 before = await self._newest()
                 after = step(before, event, now=self._clock(), policy=self.policy)
                 if after is before or await self._swapped(before, after):
                     self._adopt(after)
-                    if after.number != before.number:
+                    if after.groups != before.groups:
                         self._announce(after)
                     return after
                 await asyncio.sleep(random.random() * min(LONGEST_SWAP_PAUSE_S, attempt / 1000))  # noqa: S311
@@ -152,6 +157,7 @@ class TaskPeers:
 
     def _adopt(self, round: DecentralizedRound) -> None:
         self.round = round
+        self.highest_peer_id = max(self.highest_peer_id, *map(int, round.seats), 0)
         for stream in list(self.streams.values()):
             seat = round.seats.get(stream.seat.peer_id)
             if seat is not None and seat.stream != stream.seat.stream:

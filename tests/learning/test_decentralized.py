@@ -18,6 +18,7 @@ from learning.decentralized import (
     LeasesChecked,
     Left,
     MarkedReady,
+    PeerIdTaken,
     ReadyMark,
     Renewed,
     Seat,
@@ -188,6 +189,13 @@ def test_a_client_id_gives_the_seat_back_without_a_token_but_not_the_ready_mark(
 def test_no_client_id_matches_no_other() -> None:
     current = after(DecentralizedRound(), connecting(1), connecting(2))
     assert list(current.seats) == ["1", "2"]
+
+
+def test_an_id_that_somebody_has_is_not_given_again() -> None:
+    with pytest.raises(PeerIdTaken):
+        step(TAKEN_OVER, connecting(1), now=NOW, policy=POLICY)
+    again = after(MISSING, connecting(1))
+    assert after(again, connecting(1)) is again
 
 
 def test_the_first_group_is_formed_when_enough_are_ready() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 import redis.asyncio
@@ -108,8 +109,13 @@ async def test_of_two_who_swap_the_same_round_one_does(store: PeerStore) -> None
 
 
 async def test_no_two_peers_get_the_same_id(store: PeerStore) -> None:
-    ids = await asyncio.gather(*(store.fresh_peer_id() for _ in range(20)))
+    ids = await asyncio.gather(*(store.fresh_peer_id(above=0) for _ in range(20)))
     assert sorted(ids, key=int) == [str(number) for number in range(1, 21)]
+
+
+async def test_a_store_that_forgot_how_far_it_had_counted_goes_on_from_where_it_is_told(store: PeerStore) -> None:
+    assert await store.fresh_peer_id(above=41) == "42"
+    assert await store.fresh_peer_id(above=7) == "43"
 
 
 async def test_held_signals_are_taken_once_and_in_order(store: PeerStore) -> None:
@@ -163,7 +169,7 @@ async def heard(news: AsyncIterator[News], count: int) -> list[News]:
 
 async def test_what_lies_in_redis_is_as_documented(redis_client: redis.asyncio.Redis) -> None:
     store = RedisPeerStore(redis_client)
-    await store.fresh_peer_id()
+    await store.fresh_peer_id(above=0)
     await store.swap_round(TASK, DecentralizedRound(), two_peers())
     await store.hold_signal(TASK, Signal(ONE, TWO, b"x"))
     keys = sorted(await redis_client.keys("*"))
@@ -189,7 +195,7 @@ async def test_a_redis_that_is_gone_is_a_fault_and_one_that_is_back_is_watched_a
             with pytest.raises(StoreUnavailable):
                 await heard(watched, 1)
         calls: list[Callable[[], object]] = [
-            store.fresh_peer_id,
+            lambda: store.fresh_peer_id(above=0),
             lambda: store.read_round(TASK),
             lambda: store.swap_round(TASK, DecentralizedRound(), DecentralizedRound()),
             lambda: store.send_signal(THERE, TASK, Signal(ONE, TWO, b"")),
@@ -238,7 +244,7 @@ def event_of(round: DecentralizedRound, what: str, who: int) -> Event:
     seat = round.seats.get(PeerId(str(who))) or Seat(PeerId(str(who)), "t", "", 0, 130.0, Stream(THERE, who))
     held = seat_of(round, Stream(HERE, who)) or seat
     events: dict[str, Event] = {
-        "connect": connected(who),
+        "connect": replace(connected(who), claimed_peer_id=seat.peer_id, claimed_token_digest=seat.token_digest),
         "mark": MarkedReady(held, round.number, None if who % 2 else 109.0),
         "break": StreamBroken(held),
         "leave": Left(held),
