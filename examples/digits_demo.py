@@ -59,7 +59,8 @@ def main() -> None:
     first, last = accuracies[0], accuracies[-1]
     console.print(
         f"\n{len(NAMES)} participants, {len(accuracies) - 1} rounds, {time.monotonic() - started:.0f} s: "
-        f"{first:.1%} of the digits were read correctly at first, {last:.1%} in the end. No row left its participant."
+        f"{first:.1%} of the digits were read correctly at first, {last:.1%} in the end. No row left its participant.",
+        soft_wrap=True,
     )
     if last < GOOD:
         sys.exit(f"It should read {GOOD:.0%} of them.")
