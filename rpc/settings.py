@@ -162,8 +162,12 @@ def _sentence(settings_class: type[DiscoSettings], detail: ErrorDetails) -> str:
         expected = detail["msg"].removeprefix("Value error, ")
     else:
         expected = f"must be {_expected(field, detail['msg'])}"
-    given = "" if field.annotation is SecretStr else f", not '{detail['input']}'"
+    given = "" if _holds_secret(field.annotation) else f", not '{detail['input']}'"
     return f"{name} {expected}{given}."
+
+
+def _holds_secret(kind: Any) -> bool:
+    return kind is SecretStr or any(_holds_secret(part) for part in get_args(kind))
 
 
 def _expected(field: FieldInfo, message: str) -> str:

@@ -272,19 +272,19 @@ class TrainingInformation(_message.Message):
     validation_split: _builtins.float
     """Share of the data that is kept for validation, 0 to below 1."""
     round_duration_batches: _builtins.int
-    """Length of a round for clients that count in batches (dialect G21), at least 1."""
+    """Length of a round for clients that count in batches (dialect G21). 0: 10."""
     round_duration_epochs: _builtins.int
-    """Length of a round for clients that count in epochs (all later dialects); divides `epochs`."""
+    """Length of a round for clients that count in epochs (all later dialects); divides `epochs`. 0: 1."""
     tensor_backend: _builtins.str
-    """What runs the model: "tfjs" or "gpt"."""
+    """What runs the model: "tfjs" or "gpt". Empty: "tfjs"."""
     image_height: _builtins.int
     """Pixels; 0 where the data are not images."""
     image_width: _builtins.int
     """Pixels; 0 where the data are not images."""
     optimizer: _builtins.str
-    """What the model is compiled with, in TF.js' words: optimizer."""
+    """What the model is compiled with, in TF.js' words: optimizer. Empty: "sgd"."""
     loss: _builtins.str
-    """Loss, in TF.js' words ("categoricalCrossentropy")."""
+    """Loss, in TF.js' words ("categoricalCrossentropy"). Empty: "meanSquaredError"."""
     learning_rate: _builtins.float
     """Step size. Absent: the optimizer's own."""
     model_url: _builtins.str
@@ -325,7 +325,7 @@ class TrainingInformation(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Metrics, in TF.js' words."""
+        """Metrics, in TF.js' words. Empty: "accuracy"."""
 
     def __init__(
         self,
