@@ -66,7 +66,7 @@ class TaskPeers:
         self._is_newest = False
         """False: the known round is good enough to route signals, and not to be changed."""
         self._store = store
-        self._contact = contact
+        self.contact = contact
         self._clock = clock
         self._lease_s = lease_s
         self._renewed_at = clock()
@@ -142,7 +142,7 @@ class TaskPeers:
 
     async def _newest(self) -> DecentralizedRound:
         if not self._is_newest:
-            with self._contact.watched():
+            with self.contact.watched():
                 newest = await self._store.read_round(self.task_id)
             self._is_newest = True
             self._adopt(newest)
@@ -151,7 +151,7 @@ class TaskPeers:
     async def _swapped(self, before: DecentralizedRound, after: DecentralizedRound) -> bool:
         # Until it is certain that nobody else was first, what is known may be old.
         self._is_newest = False
-        with self._contact.watched():
+        with self.contact.watched():
             self._is_newest = await self._store.swap_round(self.task_id, before, after)
         return self._is_newest
 
@@ -201,5 +201,5 @@ class TaskPeers:
 
     def _leases_end_at(self) -> float | None:
         """When leases are looked at. Not soon after the store was away: the others could not renew theirs either."""
-        ends, steady = next_lease_end(self.round), self._contact.steady_at(self._lease_s / 2)
+        ends, steady = next_lease_end(self.round), self.contact.steady_at(self._lease_s / 2)
         return None if ends is None or steady is None else max(ends, steady)
