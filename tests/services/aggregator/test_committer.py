@@ -198,7 +198,7 @@ async def test_other_weights_of_the_same_participant_at_the_same_moment_are_refu
 
 async def test_same_participant_twice_in_one_queue_is_admitted_once(store: RedisRoundStore, tmp_path: Path) -> None:
     troubled, held = TroubledStore(store), Held()
-    async with opened(store, tmp_path, policy(3)) as room, room.member(troubled) as member:
+    async with opened(store, tmp_path, policy(4)) as room, room.member(troubled) as member:
         troubled.trouble("commit_group", held)
         first = asyncio.create_task(member.submit("a", A))
         await held.reached.wait()
@@ -210,10 +210,10 @@ async def test_same_participant_twice_in_one_queue_is_admitted_once(store: Redis
         answers = await asyncio.gather(*others, return_exceptions=True)
         assert answers[0] == answers[1]
         assert isinstance(answers[2], DuplicateContribution)
+        await member.submit("c", C)
+        assert len(await room.blobs.list(names.sums(TASK))) == 2  # the two slots of one sum
         await member.submit("d", D)
-        await check_version(room, member, 1, {"a": (A, 1), "b": (B, 1), "d": (D, 1)})
-        entry = await room.blobs.list(names.versions(TASK))
-        assert len(entry) == 1
+        await check_version(room, member, 1, {"a": (A, 1), "b": (B, 1), "c": (C, 1), "d": (D, 1)})
 
 
 @pytest.mark.parametrize(("staleness_weights", "weight"), [((5, 2), 2), ((5,), None)])
@@ -268,18 +268,31 @@ async def test_contribution_that_the_round_moved_away_from_is_checked_against_th
 
 async def test_contributions_wait_while_a_round_is_being_closed(store: RedisRoundStore, tmp_path: Path) -> None:
     troubled, held = TroubledStore(store), Held()
-    async with opened(store, tmp_path, policy(1, staleness_weights=(2, 1))) as room, room.member(troubled) as member:
+    async with opened(store, tmp_path, policy(2, staleness_weights=(2, 1))) as room, room.member(troubled) as member:
+        troubled.trouble("read_closing", held)
+        await asyncio.gather(member.submit("a", A), member.submit("b", B))
+        await held.reached.wait()
+        # Version 1 can be read a moment before round 1 is open.
+        waiting = [asyncio.create_task(member.submit(who, C, round=number)) for number, who in enumerate(("c", "d"))]
+        while not (committers := member.replica._intake._committers) or len(committers[TASK]._waiting) < 2:
+            await asyncio.sleep(0.001)
+        held.release.set()
+        receipts = await asyncio.gather(*waiting)
+        assert [(receipt.round, receipt.weight) for receipt in receipts] == [(1, 1), (1, 2)]
+        await check_version(room, member, 2, {"c": (C, 1), "d": (C, 2)})
+
+
+async def test_contribution_that_will_be_late_when_the_round_is_closed_is_refused_at_once(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    troubled, held = TroubledStore(store), Held()
+    async with opened(store, tmp_path, policy(1)) as room, room.member(troubled) as member:
         troubled.trouble("read_closing", held)
         await member.submit("a", A)
         await held.reached.wait()
-        waiting = asyncio.create_task(member.submit("b", B))
-        while not member.replica._intake._committers:
-            await asyncio.sleep(0.001)
-        assert not waiting.done()
+        with pytest.raises(RoundStale):
+            await member.submit("b", B)
         held.release.set()
-        receipt = await waiting
-        assert (receipt.round, receipt.weight) == (1, 1)
-        await check_version(room, member, 2, {"b": (B, 1)})
 
 
 async def test_contribution_that_is_not_admitted_in_time_is_sent_back_and_not_counted(
