@@ -330,6 +330,19 @@ class RoundStoreContract:
         status = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=2e9, now=ODD_TIME)
         assert (status.closer, status.closer_until, status.revision) == (OTHER_REPLICA, 2e9, 3)
 
+    async def test_a_closers_lease_is_compared_as_a_number(self, store: RoundStore) -> None:
+        await contributed(store, ALICE, BOB, now=2.0)
+        await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=100.0, now=20.0)
+        with pytest.raises(NotDue):
+            await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=200.0, now=99.0)
+        with pytest.raises(NotDue):
+            await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=200.0, now=3.5)
+
+    async def test_taking_over_on_the_same_terms_is_no_change(self, store: RoundStore) -> None:
+        status = await closing(store, until=30.0)
+        again = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=30.0)
+        assert again == status
+
     @pytest.mark.parametrize(("epoch", "number"), [("other", 7), (EPOCH, 6), (EPOCH, 8)])
     async def test_another_round_is_not_closed(self, store: RoundStore, epoch: str, number: int) -> None:
         before = await contributed(store, ALICE, BOB)

@@ -35,6 +35,7 @@ ALL_KEYS = {
     "set_policy": STATUS_KEYS,
     "swap_peers": [redis_keys.peers(TaskId("task"))],
     "hold_signal": [HELD],
+    "count_peer": [redis_keys.PEER_IDS],
 }
 NEW_ROUND = [word for pair in redis_fields.new_round("e", 7, Policy()).items() for word in pair]
 NEW_POLICY = [word for pair in redis_fields.from_policy(Policy(deadline_s=3.0)).items() for word in pair]
@@ -73,6 +74,7 @@ HISTORIES: dict[tuple[str, int], list[tuple[str, list[Argument]]]] = {
     ("swap_peers", -2): [SWAP, SWAP],
     ("hold_signal", 1): [HOLD],
     ("hold_signal", -5): [HOLD, HOLD],
+    ("count_peer", 1): [("count_peer", [17])],
 }
 """Calls, the last of which gives the code."""
 
@@ -94,7 +96,8 @@ def test_every_code_of_every_header_is_given_by_a_test() -> None:
 
 
 def test_every_code_of_a_round_has_a_name() -> None:
-    assert {code for name, code in HISTORIES if name not in ("swap_peers", "hold_signal")} == set(Code)
+    of_peers = ("swap_peers", "hold_signal", "count_peer")
+    assert {code for name, code in HISTORIES if name not in of_peers} == set(Code)
 
 
 async def test_a_script_that_redis_lost_is_sent_again(redis_client: redis.asyncio.Redis) -> None:
