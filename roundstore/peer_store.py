@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -104,12 +104,13 @@ class PeerStore(Protocol):
     async def announce_held(self, replica_id: ReplicaId, task_id: TaskId, peer_id: PeerId) -> None:
         """Tells a replica that signals are held for one of its peers."""
 
-    def watch(self, replica_id: ReplicaId) -> AsyncIterator[News]:
+    def watch(self, replica_id: ReplicaId) -> AsyncGenerator[News, None]:
         """News of all tasks, and the signals for this replica.
 
         Behaviour: begins with WatchBegun, which comes again each time the
         connection to the store was lost and found again. Raises StoreUnavailable
-        where the connection is lost; watching may then be begun anew.
+        where the connection is lost; watching may then be begun anew. Close it
+        (`aclosing`): it holds a connection.
         """
 
 
@@ -153,7 +154,7 @@ class MemoryPeerStore:
     async def announce_held(self, replica_id: ReplicaId, task_id: TaskId, peer_id: PeerId) -> None:
         self._tell(replica_id, SignalsHeld(task_id, peer_id))
 
-    async def watch(self, replica_id: ReplicaId) -> AsyncIterator[News]:
+    async def watch(self, replica_id: ReplicaId) -> AsyncGenerator[News, None]:
         news = self._watchers[replica_id] = asyncio.Queue()
         try:
             yield WatchBegun()

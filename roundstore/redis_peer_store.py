@@ -7,7 +7,7 @@ whoever is between two streams finds them held in a short list.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import cast
 
 import msgspec
@@ -90,7 +90,7 @@ class RedisPeerStore:
     async def announce_held(self, replica_id: ReplicaId, task_id: TaskId, peer_id: PeerId) -> None:
         await self._publish(replica_id, (task_id, peer_id, None))
 
-    async def watch(self, replica_id: ReplicaId) -> AsyncIterator[News]:
+    async def watch(self, replica_id: ReplicaId) -> AsyncGenerator[News, None]:
         signals = redis_keys.signals_channel(replica_id)
         with store_faults():
             async with self._redis.pubsub() as pubsub:

@@ -50,6 +50,8 @@ class OpenStream:
         self.task_id = task_id
         self.seat = seat
         self.next_round = next_round
+        self.taking = asyncio.Lock()
+        """Held while signals are brought here from the store, so that they stay in their order."""
         self._queue: deque[Message] = deque()
         self._bytes = 0
         self._held_back: list[Signal] | None = []

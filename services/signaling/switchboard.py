@@ -23,6 +23,7 @@ import hashlib
 import itertools
 import secrets
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
@@ -156,8 +157,9 @@ class Switchboard:
         """Deals with the news of the store, one after the other, for ever."""
         while True:
             try:
-                async for news in self._store.watch(self.replica_id):
-                    await self._hear(news)
+                async with aclosing(self._store.watch(self.replica_id)) as watched:
+                    async for news in watched:
+                        await self._hear(news)
             except StoreUnavailable:
                 self._contact.lose()
                 await asyncio.sleep(WATCH_PAUSE_S)
@@ -209,13 +211,14 @@ class Switchboard:
         self._count_streams()
         peers.tell(stream)
         try:
-            with self._contact.watched():
-                waited = await self._store.take_signals(peers.task_id, peer_id)
+            async with stream.taking:
+                with self._contact.watched():
+                    waited = await self._store.take_signals(peers.task_id, peer_id)
+                stream.open(waited if is_same_client else ())  # one that began anew does not know what they answer
         except BaseException:
             if peers.streams.get(peer_id) is stream:
                 del peers.streams[peer_id]
             raise
-        stream.open(waited if is_same_client else ())  # a client that began anew knows nothing of what they answer
 
     async def _relay_until(self, task_id: TaskId, signal: Signal) -> None:
         """Raises PeerNotConnected, StoreUnavailable."""
@@ -250,11 +253,15 @@ class Switchboard:
         with self._contact.watched():
             if not await self._store.hold_signal(task_id, signal):
                 raise PeerNotConnected(peer_id=signal.to)
-            # The peer may have come back before the signal lay there: then it is told to look again.
+            # The peer may have come back before the signal lay there: then it is looked for again.
             seat = (await self._store.read_round(task_id)).seats.get(signal.to)
             if seat is None:
                 raise PeerNotConnected(peer_id=signal.to)
-            if seat.stream is not None:
+            if seat.stream is None:
+                return
+            if seat.stream.replica_id == self.replica_id:
+                await self._take_held(task_id, signal.to)  # at once: what the sender says next is delivered directly
+            else:
                 await self._store.announce_held(seat.stream.replica_id, task_id, signal.to)
 
     async def _hear(self, news: News) -> None:
@@ -274,12 +281,16 @@ class Switchboard:
                 await self._take_held(task_id, peer_id)
 
     async def _take_held(self, task_id: TaskId, peer_id: PeerId) -> None:
-        """Delivers what was held for a peer whose stream is here by now."""
-        with self._contact.watched():
-            held = await self._store.take_signals(task_id, peer_id)
-        for signal in held:
-            if not self._deliver(task_id, signal):
-                await self._hold_late(task_id, signal)
+        """Delivers what was held for a peer whose stream is here by now. If it is not, the next stream takes it."""
+        peers = self._tasks.get(task_id)
+        stream = peers.streams.get(peer_id) if peers else None
+        if stream is None:
+            return
+        async with stream.taking:
+            with self._contact.watched():
+                held = await self._store.take_signals(task_id, peer_id)
+            for signal in held:
+                stream.signal(signal)
 
     async def _hold_late(self, task_id: TaskId, signal: Signal) -> None:
         """Holds a signal whose peer's stream has just gone from here; its sender hears no more of it."""

@@ -143,7 +143,7 @@ async def test_a_signal_for_a_replica_that_does_not_listen_is_reported(store: Pe
 async def test_whoever_watches_hears_of_swaps_and_signals_in_their_order(store: PeerStore) -> None:
     signal = Signal(ONE, TWO, b"offer")
     current = after(DecentralizedRound(), connected(1))
-    async with aclosing(store.watch(HERE)) as here, aclosing(store.watch(THERE)) as there:  # type: ignore[type-var]
+    async with aclosing(store.watch(HERE)) as here, aclosing(store.watch(THERE)) as there:
         assert await heard(here, 1) == [WatchBegun()]
         assert await heard(there, 1) == [WatchBegun()]
         assert await store.swap_round(TASK, DecentralizedRound(), current)
@@ -189,7 +189,7 @@ async def test_a_round_that_is_damaged_is_named(redis_client: redis.asyncio.Redi
 async def test_a_redis_that_is_gone_is_a_fault_and_one_that_is_back_is_watched_again(own_redis: RedisProcess) -> None:
     async with connect(own_redis.url) as client:
         store = RedisPeerStore(client)
-        async with aclosing(store.watch(HERE)) as watched:  # type: ignore[type-var]
+        async with aclosing(store.watch(HERE)) as watched:
             assert await heard(watched, 1) == [WatchBegun()]
             own_redis.kill()
             with pytest.raises(StoreUnavailable):
@@ -206,7 +206,7 @@ async def test_a_redis_that_is_gone_is_a_fault_and_one_that_is_back_is_watched_a
             with pytest.raises(StoreUnavailable):
                 await call()  # type: ignore[misc]
         own_redis.start()
-        async with aclosing(store.watch(HERE)) as watched:  # type: ignore[type-var]
+        async with aclosing(store.watch(HERE)) as watched:
             assert await heard(watched, 1) == [WatchBegun()]
 
 

@@ -196,9 +196,17 @@ async def test_a_group_stays_together_until_a_lease_ends(redis_url: str, tmp_pat
         await peers[0].mark_ready()
         await third.mark_ready()
         await eventually(lambda: are_ready(pair.store, {"1", "3"}))
-        pair.clock.now += 31  # whoever is there renews, and the lease of the one that is not ends
-        await Peer().connect(pair.channels[1])
+        pair.clock.now += 20  # real seconds do not pass here, so somebody must knock
+        await Peer().connect(pair.channels[0])
+        await eventually(lambda: is_renewed(pair, peers[0]))
+        pair.clock.now += 11
+        await Peer().connect(pair.channels[0])
         assert await third.hears_list(2) == ["1"]
+
+
+async def is_renewed(pair: Pair, peer: Peer) -> bool:
+    seat = (await pair.store.read_round(TASK)).seats[PeerId(peer.peer_id)]
+    return seat.lease_until == pair.clock.now + 30
 
 
 async def are_ready(store: PeerStore, peer_ids: set[str]) -> bool:
