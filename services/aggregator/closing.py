@@ -83,9 +83,10 @@ class Closing:
             if not self.is_ours(status):
                 await self._lease(status)
             contributions = await self._publish(status)
-            await self._store.finish_closing(status.task_id, epoch=status.epoch, number=status.number)
+            after = await self._store.finish_closing(status.task_id, epoch=status.epoch, number=status.number)
         except (NotDue, RoundMoved):
             return False
+        self._rounds.saw(after)
         seconds = self._clock() - started
         self._metrics.rounds_closed.inc()
         self._metrics.closing_seconds.observe(seconds)
@@ -108,7 +109,7 @@ class Closing:
         """Raises NotDue."""
         known = await self._rounds.task(status.task_id)
         now = self._clock()
-        await self._store.start_closing(
+        aggregating = await self._store.start_closing(
             status.task_id,
             epoch=status.epoch,
             number=status.number,
@@ -116,6 +117,7 @@ class Closing:
             until=now + self._lease_s + known.model_bytes / LEASE_BYTES_PER_S,
             now=now,
         )
+        self._rounds.saw(aggregating)
 
     async def _publish(self, status: RoundStatus) -> int:
         """Makes sure that the version exists; the number of its contributions. Raises RoundMoved, StoredDataDamaged."""

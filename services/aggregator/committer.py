@@ -72,6 +72,7 @@ class Committer:
         self._waiting: dict[Offered, None] = {}
         self._taken: Sequence[Offered] = ()
         self._sum: OpenSum | None = None
+        self._round_moved = False
         self._running: asyncio.Task[None] | None = None
 
     @property
@@ -131,10 +132,18 @@ class Committer:
             self._taken = ()
 
     async def _collecting(self) -> RoundStatus | None:
-        """The round once it collects; None where nobody waits for that any more."""
+        """The round once it collects; None where nobody waits for that any more.
+
+        While the round that was seen last goes with the sum, it is not read again: should
+        it have moved, the commit says so, and nothing was changed.
+        """
+        seen = self._rounds.last_seen(self._task_id)
+        if seen is not None and self._sum is not None and self._sum.takes(seen) and not self._round_moved:
+            return seen
         while self._waiting:
             hint = self._changes.next(self._task_id)
             status = await self._rounds.status(self._task_id)
+            self._round_moved = False
             if self._sum is not None and self._sum.takes(status):
                 return status
             if status.state is State.COLLECTING and not await self._rounds.is_behind(status):
@@ -207,7 +216,7 @@ class Committer:
             except GroupConflict as conflict:
                 group = await self._without(conflict.refused, group, current)
             except RoundMoved:
-                self._sum = None
+                self._sum, self._round_moved = None, True
                 self._put_back(group)
                 return
             except StoreUnavailable as fault:
@@ -216,6 +225,7 @@ class Committer:
                 return
             else:
                 current.committed()
+                self._rounds.saw(after)
                 self._committed(group, admissions, after)
                 return
 

@@ -26,6 +26,7 @@ from services.aggregator.rounds import Rounds
 
 LEASES_S = 1.0
 """How often leases are checked where somebody holds one."""
+SWEEP_S = 1.0
 IDLE_S = 30.0
 """How often a round is looked at where nothing is expected: hints may be lost."""
 FAULT_S = 10.0
@@ -97,11 +98,13 @@ class Coordinator:
         attendance.pause_s = FIRST_PAUSE_S
         if status is None:
             return IDLE_S  # the store was emptied; the next call opens the round again
+        self._rounds.saw(status)
         self._intake.look(status)
         behind = await self._met(status, attendance)
+        await self._sweep(status, attendance, now)
         if behind or is_due(status, now) or self._closing.is_ours(status):
             return 0.0 if await self._closing.close(status) else AGAIN_S
-        moments = [IDLE_S]
+        moments = [IDLE_S if attendance.is_swept else SWEEP_S]
         if status.participants:
             moments.append(LEASES_S)
         if (at := look_again_at(status)) is not None:
@@ -125,9 +128,15 @@ class Coordinator:
             return False
         if status.state is State.COLLECTING and await self._rounds.is_behind(status):
             return True
-        await self._closing.sweep(status)
         attendance.met = status.epoch, status.number
+        attendance.is_swept = False
         return False
+
+    async def _sweep(self, status: RoundStatus, attendance: _Attendance, now: float) -> None:
+        """Deletes what earlier rounds left, not after each round where they follow each other fast."""
+        if not attendance.is_swept and now >= attendance.swept_at + SWEEP_S:
+            await self._closing.sweep(status)
+            attendance.is_swept, attendance.swept_at = True, now
 
     def _say_whether_lost(self, is_lost: bool) -> None:
         if is_lost is not self._store_is_lost:
@@ -144,6 +153,8 @@ class _Attendance:
 
     leases_checked_at: float = -math.inf
     met: tuple[str, int] | None = None
+    is_swept: bool = False
+    swept_at: float = -math.inf
     pause_s: float = FIRST_PAUSE_S
 
     def longer_pause(self) -> float:

@@ -58,9 +58,8 @@ async def find_counted(
     """
     rounds = range(base_round, min(status.number, base_round + MAX_STALENESS) + 1)
     for admission in await store.find_admission(status.task_id, participant_id, rounds=rounds):
-        in_this_round = admission.round == status.number
-        if admission.digest == digest and (in_this_round or admission.base_round == base_round):
+        if admission.digest == digest and admission.base_round == base_round:
             return admission
-        if in_this_round and status.state is State.COLLECTING:
+        if admission.digest != digest and admission.round == status.number and status.state is State.COLLECTING:
             raise DuplicateContribution(participant_id=participant_id, round=status.number)
     return None

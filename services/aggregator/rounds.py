@@ -52,6 +52,7 @@ class Rounds:
         self._clock = clock
         self._tasks: _Newest[TaskId, KnownTask] = _Newest(MAX_CACHED_TASKS)
         self._plans: _Newest[tuple[TaskId, int, int], SumPlan] = _Newest(MAX_CACHED_TENSORS)
+        self._seen: _Newest[TaskId, RoundStatus] = _Newest(MAX_CACHED_TASKS)
 
     async def task(self, task_id: TaskId) -> KnownTask:
         """Raises TaskNotFound, StoredDataDamaged, StoreUnavailable."""
@@ -80,7 +81,20 @@ class Rounds:
         """The task's round as it is now, opened at the newest version where there is none."""
         known = await self.federated_task(task_id)
         status = await self._store.read_status(task_id)
-        return status if status is not None else await self._open(known)
+        if status is None:
+            return await self._open(known)
+        self.saw(status)
+        return status
+
+    def last_seen(self, task_id: TaskId) -> RoundStatus | None:
+        """The round as this replica saw it last: good enough to begin with, never to refuse anything."""
+        return self._seen.get(task_id)
+
+    def saw(self, status: RoundStatus) -> None:
+        """Remembers a round as it was read; what was read later counts."""
+        before = self._seen.get(status.task_id)
+        if before is None or before.epoch != status.epoch or before.revision < status.revision:
+            self._seen.put(status.task_id, status, cost=1)
 
     async def changed(self, task_id: TaskId, change: Callable[[], Awaitable[RoundStatus]]) -> RoundStatus:
         """The round after a change that the store refuses with RoundMoved where the task has no round yet."""
@@ -123,7 +137,9 @@ class Rounds:
 
     async def _open(self, known: KnownTask) -> RoundStatus:
         newest = await records.newest_version(self._blobs, known.task_id)
-        return await self._store.open_round(known.task_id, known.policy, number=newest, now=self._clock())
+        status = await self._store.open_round(known.task_id, known.policy, number=newest, now=self._clock())
+        self.saw(status)
+        return status
 
 
 class _Newest(Generic[Key, Value]):

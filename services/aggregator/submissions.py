@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from learning.federated import Admission, RoundStatus, State, weight_of
 from learning.ids import ParticipantId, TaskId
-from learning.refusals import DigestMismatch, DiscoError, StreamStalled, TooLarge
+from learning.refusals import DigestMismatch, DiscoError, Refusal, StreamStalled, TooLarge
 from roundstore.store import RoundStore
 from rpc.chunks import collect
 from services.aggregator.intake import Intake
@@ -73,18 +73,9 @@ class Submissions:
         known = await self._rounds.federated_task(announced.task_id)
         if known.model_bytes > self._max_bytes:
             raise TooLarge(limit_bytes=self._max_bytes)
-        status = await self._rounds.status(announced.task_id)
-        counted = await find_counted(
-            self._store,
-            status,
-            participant_id=announced.participant_id,
-            digest=announced.digest,
-            base_round=announced.base_round,
-        )
+        status, counted = await self._foreseen(announced)
         if counted is not None:
             return counted, "repeated"
-        # Raises what would be raised later anyway, for the weights would be read in vain.
-        weight_of(_as_collecting(status), base_round=announced.base_round, sample_count=announced.sample_count)
         async with self._memory.lend(known.model_bytes):
             offered = Offered(
                 participant_id=announced.participant_id,
@@ -96,6 +87,29 @@ class Submissions:
             )
             admission = await self._intake.admit(announced.task_id, offered)
         return admission, "repeated" if offered.repeated else "admitted"
+
+    async def _foreseen(self, announced: Announced) -> tuple[RoundStatus, Admission | None]:
+        """The round, and the answer where there is one already. Raises what would be raised after the upload anyway."""
+        seen = self._rounds.last_seen(announced.task_id)
+        if seen is not None:
+            try:
+                return seen, await self._answer(announced, seen)
+            except Refusal:
+                pass  # by what was seen last; what is true now decides
+        status = await self._rounds.status(announced.task_id)
+        return status, await self._answer(announced, status)
+
+    async def _answer(self, announced: Announced, status: RoundStatus) -> Admission | None:
+        counted = await find_counted(
+            self._store,
+            status,
+            participant_id=announced.participant_id,
+            digest=announced.digest,
+            base_round=announced.base_round,
+        )
+        if counted is None:
+            weight_of(_as_collecting(status), base_round=announced.base_round, sample_count=announced.sample_count)
+        return counted
 
     async def _received(self, announced: Announced, chunks: AsyncIterable[bytes], *, size: int) -> bytearray:
         """Raises InvalidWeights, DigestMismatch, StreamStalled."""
