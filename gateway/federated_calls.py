@@ -1,6 +1,6 @@
 """Carries the calls of federated sessions out: gRPC there, events back.
 
-The only file that knows both `gateway.sessions.federated` and the aggregator's
+The only file that knows both `gateway.sessions.federated_terms` and the aggregator's
 messages. Decides nothing: when to call is the session's business, what an answer
 means, too.
 """
@@ -24,8 +24,8 @@ from disco.aggregator.v1.aggregator_service_pb2 import (
 from gateway.dialects.dialect import Dialect
 from gateway.hub import Hub, round_view
 from gateway.metrics import GatewayMetrics
-from gateway.sessions.federated import (
-    ANSWER_WITHIN_S,
+from gateway.sessions.federated import ANSWER_WITHIN_S
+from gateway.sessions.federated_terms import (
     Call,
     ContributionSettled,
     Event,
@@ -86,8 +86,7 @@ class FederatedCalls:
             case JoinTask():
                 await self._join()
             case SubmitContribution(round, weights):
-                await self._submit(round, weights)
-                self._deliver(ContributionSettled())
+                self._deliver(await self._submit(round, weights))
             case ReadVersion(version, until):
                 self._deliver(await self._read(version, until))
             case StoreMetadata(round, key, value):
@@ -112,7 +111,7 @@ class FederatedCalls:
         self._hub.saw(answer.round, answer.lease.ToNanoseconds() / 1e9)
         self._deliver(Joined(round_view(answer.round)))
 
-    async def _submit(self, round: int, weights: bytes | memoryview) -> None:
+    async def _submit(self, round: int, weights: bytes | memoryview) -> ContributionSettled:
         digest = await _sha256(weights)
         header = SubmitContributionRequest.Header(
             task_id=self._task_id, participant_id=self._participant_id, round=round, sha256=digest
@@ -128,12 +127,13 @@ class FederatedCalls:
                 lambda: self._aggregator.SubmitContribution(parts(), timeout=SUBMIT_WITHIN_S), seconds=SUBMIT_WITHIN_S
             )
         except DiscoError as error:
-            # The dialects spoken so far have no room for an answer to a contribution.
+            # No dialect has room for the reason; who waits for an answer gets one from the session.
             self._metrics.contribution(error.reason)
             _log.debug("contribution.refused", task_id=self._task_id, round=round, reason=error.reason)
-            return
+            return ContributionSettled(error=error)
         self._metrics.contribution("acknowledged")
         _log.debug("contribution.acknowledged", task_id=self._task_id, round=answer.receipt.round)
+        return ContributionSettled(counted_in=answer.receipt.round)
 
     async def _read(self, version: int, until: float) -> Event:
         seconds = max(until - asyncio.get_running_loop().time(), 0.05)

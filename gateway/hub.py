@@ -21,7 +21,7 @@ import structlog
 from disco.aggregator.v1.aggregator_service_pb2 import GetRoundRequest, RenewLeasesRequest, WatchRoundsRequest
 from disco.aggregator.v1.round_pb2 import Round
 
-from gateway.sessions.federated import RoundView
+from gateway.sessions.federated_terms import RoundView
 from learning.refusals import DiscoError
 from rpc.channel import retrying
 
@@ -45,6 +45,7 @@ def round_view(round: Round) -> RoundView:
         revision=round.revision,
         participants=round.participants,
         contributions_ever=round.contributions_ever,
+        min_participants=round.policy.min_participants,
     )
 
 

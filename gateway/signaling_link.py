@@ -70,9 +70,7 @@ class SignalingLink:
                 self._stream = asyncio.current_task()
                 await self._connect(call)
             case AskForPeers(patience_s):
-                patience = Duration()
-                patience.FromNanoseconds(int(patience_s * 1e9))
-                self._send(ConnectRequest(mark_ready=ConnectRequest.MarkReady(patience=patience)))
+                self._send(ConnectRequest(mark_ready=ConnectRequest.MarkReady(patience=_duration(patience_s))))
             case SendSignal(peer_id, body):
                 signal = ConnectRequest.SendSignal(peer_id=peer_id, body=body)
                 if not self._send(ConnectRequest(send_signal=signal)):
@@ -181,6 +179,14 @@ def _first_request(task_id: str, start: StartSession) -> ConnectRequest:
             client_id=start.client_id,
         )
     )
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
 
 
 def _first(group: BaseExceptionGroup[DiscoError]) -> DiscoError:

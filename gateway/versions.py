@@ -14,7 +14,7 @@ from disco.aggregator.v1.aggregator_service_pb2 import ReadVersionRequest
 
 from gateway.body_cache import BodyCache
 from gateway.dialects.dialect import Dialect
-from gateway.dialects.messages import EncodedWeights, Latest, ServerMessage, Shapes
+from gateway.dialects.messages import ContributionAnswer, EncodedWeights, Latest, ServerMessage, Shapes
 from learning.refusals import DiscoError, MalformedMessage, VersionNotFound
 from rpc.channel import retrying
 from rpc.chunks import chunk_parts, collect
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
 
 IDLE_TIMEOUT_S = 10.0
+FRAMES_KEPT = 4
+"""Frames of one version in one dialect that are kept; each is as large as the version."""
 THREAD_FROM_BYTES = 256 << 10
 """Work on more bytes than this happens in a thread, so that the event loop goes on."""
 
@@ -34,7 +36,7 @@ class Versions:
         self._aggregator = aggregator
         self._limit_bytes = limit_bytes
         self._encoded: BodyCache[EncodedWeights] = BodyCache(max_bytes=4 * limit_bytes, size=len)
-        self._frames: dict[tuple[str, str], tuple[EncodedWeights, dict[int, bytes]]] = {}
+        self._frames: dict[tuple[str, str], tuple[EncodedWeights, dict[tuple[int, int], bytes]]] = {}
 
     async def encoded(
         self, task_id: str, version: int, dialect: Dialect, *, seconds: float
@@ -54,15 +56,23 @@ class Versions:
 
     def frame(self, task_id: str, dialect: Dialect, message: ServerMessage) -> bytes:
         """The frame of a message; the frames of a task's newest version are made once for all sockets."""
-        if not isinstance(message, Latest):
-            return dialect.encode(message)
+        match message:
+            case Latest(round, body):
+                said = round, 0
+            case ContributionAnswer(round, body, participants):
+                said = round, participants
+            case _:
+                return dialect.encode(message)
         weights, frames = self._frames.get((task_id, dialect.name), (None, {}))
-        if weights is not message.weights:
+        if weights is not body:
             frames = {}
-            self._frames[task_id, dialect.name] = message.weights, frames
-        if message.round not in frames:
-            frames[message.round] = dialect.encode(message)
-        return frames[message.round]
+            self._frames[task_id, dialect.name] = body, frames
+        if (frame := frames.get(said)) is not None:
+            return frame
+        frame = dialect.encode(message)
+        if len(frames) < FRAMES_KEPT:  # clients that count rounds on their own may each need another number
+            frames[said] = frame
+        return frame
 
     def forget(self, task_id: str) -> None:
         """Lets the frames of a task go that nobody here takes part in any more."""

@@ -33,7 +33,8 @@ from gateway.metrics import GatewayMetrics
 from gateway.outbox import Outbox
 from gateway.problems import problem, problem_for
 from gateway.service_clients import ServiceClients
-from gateway.sessions import decentralized, federated
+from gateway.sessions import decentralized, federated_terms
+from gateway.sessions.federated import FederatedSession
 from gateway.settings import GatewaySettings
 from gateway.signaling_link import SignalingLink
 from gateway.task_directory import TaskDirectory, TaskEntry
@@ -42,8 +43,6 @@ from learning.ids import participant_id, task_id
 from learning.refusals import DiscoError, InvalidId, ShuttingDown, WrongScheme
 from learning.task import Scheme
 
-PATIENCE_S = 9.0
-"""How long a peer is ready for: clients of G21 go on alone after 10 seconds (protocol section 4.8)."""
 MAX_FRAMES_WAITING = 256
 
 _log = structlog.stdlib.get_logger("gateway")
@@ -126,14 +125,13 @@ class WebSocketEndpoint:
                 subprotocols=scope["subprotocols"],
                 default=self._settings.default_dialect,
             )
-            dialect = _dialect_for(negotiated)
             route = socket_route(negotiated.path)
             if route is None:
-                detail = "There is no socket at this path. They are at /feai/{task}/{client} and /deai/{task}."
+                detail = (
+                    "There is no socket at this path. They are at /feai/{task}, /feai/{task}/{client}, /deai/{task}, "
+                    "/federated/{task} and /decentralized/{task}."
+                )
                 raise _Refused("NOT_FOUND", problem(404, "NOT_FOUND", detail))
-            if dialect is None:
-                detail = f"The dialect {negotiated.dialect} cannot be spoken over sockets here. Use a client of 2.1."
-                raise _Refused("DIALECT_NOT_SPOKEN", problem(404, "DIALECT_NOT_SPOKEN", detail))
             task_id(route.task_id)
             if route.client_id:
                 participant_id(route.client_id)
@@ -146,7 +144,7 @@ class WebSocketEndpoint:
         except DiscoError as error:
             raise _Refused(error.reason, problem_for(error)) from error
         subprotocol = next((name for name in scope["subprotocols"] if name.lower().startswith("disco.v")), None)
-        return _Upgrade(route, entry, dialect, negotiated, subprotocol)
+        return _Upgrade(route, entry, DIALECTS[negotiated.dialect], negotiated, subprotocol)
 
     async def _serve(self, upgrade: _Upgrade, receive: Receive, send: Send) -> None:
         scheme, dialect = upgrade.route.scheme.value, upgrade.dialect.name
@@ -167,7 +165,7 @@ class WebSocketEndpoint:
 
     async def _serve_federated(
         self, upgrade: _Upgrade, receive: Receive, send: Send
-    ) -> tuple[Connection[federated.Call, federated.Event], Ending]:
+    ) -> tuple[Connection[federated_terms.Call, federated_terms.Event], Ending]:
         task, dialect = upgrade.route.task_id, upgrade.dialect
         participant = upgrade.route.client_id or str(uuid.uuid4())
         limit = self._settings.max_message_bytes
@@ -175,10 +173,14 @@ class WebSocketEndpoint:
             decode=lambda frame: dialect.decode_federated(frame, limit),
             encode=partial(self._versions.frame, task, dialect),
         )
-        session = federated.FederatedSession(
-            task, participant, shapes=upgrade.entry.shapes, poll_hold_s=self._settings.poll_hold_s
+        session = FederatedSession(
+            task,
+            participant,
+            shapes=upgrade.entry.shapes,
+            manners=dialect.manners,
+            poll_hold_s=self._settings.poll_hold_s,
         )
-        connection: Connection[federated.Call, federated.Event] = Connection(
+        connection: Connection[federated_terms.Call, federated_terms.Event] = Connection(
             session, codec, self._new_outbox(), metrics=self._metrics
         )
         calls = FederatedCalls(
@@ -199,7 +201,9 @@ class WebSocketEndpoint:
     ) -> tuple[Connection[decentralized.Call, decentralized.Event], Ending]:
         dialect = upgrade.dialect
         codec = Codec(decode=dialect.decode_decentralized, encode=dialect.encode)
-        session = decentralized.DecentralizedSession(client_id=upgrade.route.client_id, patience_s=PATIENCE_S)
+        session = decentralized.DecentralizedSession(
+            client_id=upgrade.route.client_id, patience_s=dialect.manners.peer_patience_s
+        )
         connection: Connection[decentralized.Call, decentralized.Event] = Connection(
             session, codec, self._new_outbox(), metrics=self._metrics
         )
@@ -222,10 +226,3 @@ class WebSocketEndpoint:
             yield
         finally:
             del self._open[serving]
-
-
-def _dialect_for(negotiated: Negotiated) -> Dialect | None:
-    """The codec to speak with. Where only a default speaks for a generation that has none, the oldest is tried."""
-    if negotiated.dialect not in DIALECTS and negotiated.rule == "default":
-        return next(iter(DIALECTS.values()))
-    return DIALECTS.get(negotiated.dialect)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from disco.task.v1.task_pb2 import Model
 
+from gateway.dialects.manners import Manners
 from gateway.dialects.messages import ClientMessage, EncodedWeights, ServerMessage, Shapes
 from learning.task import Task
 
@@ -49,6 +50,10 @@ class Dialect(Rendering, Protocol):
     InvalidWeights, WeightsNotFinite, TooLarge; and they hold no more memory than a small multiple of the frame's size.
     """
 
+    @property
+    def manners(self) -> Manners:
+        """What sessions must know of this generation's clients."""
+
     def decode_federated(self, frame: bytes, limit: int) -> ClientMessage:
         """The message in a frame on a federated task's socket.
 
@@ -62,4 +67,4 @@ class Dialect(Rendering, Protocol):
         """The frame that says `message`. A message this generation does not know is a bug of the caller."""
 
     def encode_weights(self, weights: bytes | memoryview, shapes: Shapes) -> EncodedWeights:
-        """Canonical weights as this generation reads them; made once per version, spliced into every `Latest`."""
+        """Canonical weights as this generation reads them; made once per version and spliced."""

@@ -87,7 +87,7 @@ class FrameReader:
         elif tag in (0xDC, 0xDD):
             size = self._length(tag)
         elif tag in (0xC4, 0xC5, 0xC6):
-            return memoryview(self._take(self._length(tag)))
+            return self._view(self._length(tag))
         else:
             raise MalformedMessage(problem="an array of bytes was expected")
         document, taken = byte_array.decode_items(memoryview(self._frame)[self.at :], size)
@@ -124,9 +124,9 @@ class FrameReader:
         if tag < 0xA0:
             return (tag & 0x0F) * (2 if tag < 0x90 else 1)
         if tag < 0xC0:
-            self._take(tag & 0x1F)
+            self._step_over(tag & 0x1F)
         elif tag in _SCALARS:
-            self._take(struct.calcsize(_SCALARS[tag]))
+            self._step_over(struct.calcsize(_SCALARS[tag]))
         elif tag in _EXTENSIONS and extensions:
             self._skip_extension(tag)
         elif tag not in _LENGTHS:
@@ -134,12 +134,12 @@ class FrameReader:
         elif tag >= 0xDC:
             return self._length(tag) * (2 if tag >= 0xDE else 1)
         else:
-            self._take(self._length(tag))
+            self._step_over(self._length(tag))
         return 0
 
     def _skip_extension(self, tag: int) -> None:
         size = 1 << (tag - 0xD4) if tag >= 0xD4 else int.from_bytes(self._take(1 << (tag - 0xC7)), "big")
-        self._take(1 + size)
+        self._step_over(1 + size)
 
     def _number(self) -> float:
         tag = self._byte()
@@ -158,9 +158,18 @@ class FrameReader:
         return self._take(1)[0]
 
     def _take(self, size: int) -> bytes:
-        end = self.at + size
+        start = self._step_over(size)
+        return self._frame[start : self.at]
+
+    def _view(self, size: int) -> memoryview:
+        """What `_take` gives, not copied: it may be most of the frame."""
+        start = self._step_over(size)
+        return memoryview(self._frame)[start : self.at]
+
+    def _step_over(self, size: int) -> int:
+        """Returns where it stood before."""
+        start, end = self.at, self.at + size
         if end > len(self._frame):
             raise MalformedMessage(problem="it ends too early")
-        taken = self._frame[self.at : end]
         self.at = end
-        return taken
+        return start

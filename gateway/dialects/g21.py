@@ -27,7 +27,8 @@ from disco.task.v1.task_pb2 import Model
 
 from gateway.dialects import model_bodies, task_documents, weights_document
 from gateway.dialects.dialect import ModelBody
-from gateway.dialects.frame_reader import FrameReader
+from gateway.dialects.frame_fields import federated_fields, peer_fields
+from gateway.dialects.manners import Answering, Manners
 from gateway.dialects.messages import (
     ClientMessage,
     Contribute,
@@ -49,11 +50,17 @@ from gateway.dialects.messages import (
     Statistics,
     Welcome,
 )
-from learning.refusals import MalformedMessage, TooLarge
+from learning.refusals import MalformedMessage
 from learning.task import Task
 
-MAX_PEER_FRAME_BYTES: Final = 64 * 1024
-"""Frames of decentralized tasks carry session descriptions, never weights."""
+MANNERS: Final = Manners(
+    welcome_holds_version=False,
+    answering=Answering.NOTHING,
+    answer_within_s=None,
+    peer_protocol="g21",
+    # They go on alone after 10 seconds (protocol section 4.7).
+    peer_patience_s=9.0,
+)
 
 
 class G21:
@@ -63,10 +70,12 @@ class G21:
     def name(self) -> str:
         return "g21"
 
+    @property
+    def manners(self) -> Manners:
+        return MANNERS
+
     def decode_federated(self, frame: bytes, limit: int) -> ClientMessage:
-        if len(frame) > limit:
-            raise TooLarge(limit_bytes=limit)
-        fields = _Fields(frame)
+        fields = federated_fields(frame, limit, weights="weights")
         match kind := fields.count("type"):
             case 0:
                 return Hello()
@@ -85,9 +94,7 @@ class G21:
         raise MalformedMessage(problem=f"type {kind} is no message to a federated task")
 
     def decode_decentralized(self, frame: bytes) -> ClientMessage:
-        if len(frame) > MAX_PEER_FRAME_BYTES:
-            raise TooLarge(limit_bytes=MAX_PEER_FRAME_BYTES)
-        fields = _Fields(frame)
+        fields = peer_fields(frame)
         match kind := fields.count("type"):
             case 0:
                 return Hello()
@@ -110,57 +117,6 @@ class G21:
 
     def render_model(self, model: Model, weights: bytes | memoryview) -> ModelBody:
         return model_bodies.render_g21(model, weights)
-
-
-class _Fields:
-    """The fields of a frame, found but not read; except the weights, whose end only reading them finds."""
-
-    def __init__(self, frame: bytes) -> None:
-        self._frame = frame
-        self._spans: dict[str, tuple[int, int]] = {}
-        self._weights: memoryview | None = None
-        reader = FrameReader(frame)
-        for _ in range(reader.map_size()):
-            key = reader.text()
-            if key in self._spans:
-                raise MalformedMessage(problem=f"it has the field {key[:64]!r} twice")
-            start = reader.at
-            if key == "weights":
-                self._weights = reader.byte_array()
-            else:
-                reader.skip()
-            self._spans[key] = start, reader.at
-        reader.end()
-
-    def count(self, key: str) -> int:
-        return self._reader(key).count()
-
-    def text(self, key: str) -> str:
-        return self._reader(key).text()
-
-    def weights(self) -> memoryview:
-        if self._weights is None:
-            raise MalformedMessage(problem="it has no field 'weights'")
-        return self._weights
-
-    def signal(self) -> bytes:
-        """The encoding of a signal, unread. It is what simple-peer makes: a map of plain values.
-
-        Anything else would be thrown by the receiver's library and end the receiver, not the sender.
-        """
-        reader = self._reader("signal")
-        if not reader.is_map():
-            raise MalformedMessage(problem="the signal is no map")
-        reader.skip(extensions=False)
-        start, end = self._spans["signal"]
-        return self._frame[start:end]
-
-    def _reader(self, key: str) -> FrameReader:
-        if key not in self._spans:
-            raise MalformedMessage(problem=f"it has no field {key!r}")
-        reader = FrameReader(self._frame)
-        reader.at = self._spans[key][0]
-        return reader
 
 
 def _fields_of(message: ServerMessage) -> dict[str, object]:
@@ -194,3 +150,5 @@ def _fields_of(message: ServerMessage) -> dict[str, object]:
                     "averageNumberOfParticipants": message.average,
                 },
             }
+        case _:
+            raise AssertionError(f"this generation knows no {type(message).__name__}")

@@ -3,15 +3,20 @@
 Knows no dialect, no socket and no task: a dialect turns frames into these and
 these into frames; a session sees nothing else.
 
-    client → server   Hello · Contribute · PullStatistics · PullLatest · PutMetadata · PullMetadata
-                      MarkReady · SignalTo
-    server → client   Welcome · PeerWelcome · Statistics · Latest · MetadataMap · PeersForRound · SignalFrom
+    client → server   Hello · Contribute · UnusableContribution
+                      PullStatistics · PullLatest · PutMetadata · PullMetadata
+                      JoinRound · MarkReady · SignalTo
+    server → client   Welcome · VersionedWelcome · EnoughParticipants · ContributionAnswer
+                      Statistics · Latest · MetadataMap
+                      PeerWelcome · PeersForRound · SignalFrom
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NewType
+
+from learning.refusals import DiscoError
 
 Shapes = tuple[tuple[int, ...], ...]
 """Dimensions of each tensor, in the order in which weights travel."""
@@ -32,6 +37,14 @@ class Contribute:
     weights: bytes | memoryview
     shapes: Shapes
     round: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableContribution:
+    """A contribution whose weights are refused, from a client that waits for an answer all the same."""
+
+    round: int
+    refusal: DiscoError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,11 @@ class PullMetadata:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinRound:
+    """The peer begins its local round, and will be ready at its end."""
+
+
+@dataclass(frozen=True, slots=True)
 class MarkReady:
     """The peer is ready to exchange weights."""
 
@@ -74,7 +92,18 @@ class SignalTo:
     body: bytes
 
 
-ClientMessage = Hello | Contribute | PullStatistics | PullLatest | PutMetadata | PullMetadata | MarkReady | SignalTo
+ClientMessage = (
+    Hello
+    | Contribute
+    | UnusableContribution
+    | PullStatistics
+    | PullLatest
+    | PutMetadata
+    | PullMetadata
+    | JoinRound
+    | MarkReady
+    | SignalTo
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +111,34 @@ class Welcome:
     """Answers Hello in a federated task."""
 
     participant_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionedWelcome:
+    """Answers Hello in a federated task with the newest version, the round that starts from it and who is present.
+
+    Where `must_wait`, the client keeps its contribution back until EnoughParticipants.
+    """
+
+    participant_id: str
+    must_wait: bool
+    round: int
+    weights: EncodedWeights
+    participants: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnoughParticipants:
+    """Ends the waiting that a VersionedWelcome asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionAnswer:
+    """Answers Contribute: the newest version, under the number that the client needs to see, and who is present."""
+
+    round: int
+    weights: EncodedWeights
+    participants: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +193,15 @@ class SignalFrom:
     body: bytes
 
 
-ServerMessage = Welcome | PeerWelcome | Statistics | Latest | MetadataMap | PeersForRound | SignalFrom
+ServerMessage = (
+    Welcome
+    | VersionedWelcome
+    | EnoughParticipants
+    | ContributionAnswer
+    | Statistics
+    | Latest
+    | MetadataMap
+    | PeerWelcome
+    | PeersForRound
+    | SignalFrom
+)

@@ -1,14 +1,14 @@
 """Which dialect a request speaks: protocol section 1.5, first match wins.
 
 Decides from the request alone (its path, query, headers, sub-protocols) and a
-configured default. Knows no task, no memory of earlier requests and no codec:
-a name that comes out of here may be one nobody has a codec for.
+configured default. Knows no task, no memory of earlier requests and no codec.
 
     prefix    /v2.1/…  /v2.2/…  /v3.0/…  /v4/…      also without the slash behind it: /v2.1tasks
     route     /federated/… /decentralized/… → gdv;  /feai/<task>/<client> → g21;  /tfjs/<task>/… → tfjs
     hint      X-Disco-Protocol: 2.1 · sub-protocol disco.v2.1 · Accept: application/vnd.disco.v2.1+json · ?gen=2.1
     headers   (HTTP) User-Agent axios/0. → g21, axios/1. → g30; Accept: application/json on a model → tfjs; */* → gdv
-    default   configured; where it is "auto": the superset document over HTTP, g30 on sockets
+    default   configured; where it is "auto": the superset document over HTTP, g30 on /feai/<task> (G22 ignores
+              what is not for it, G30 would throw), g21 on /deai/<task> (its clients alone are a published package)
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def negotiate_socket(
             return Negotiated(_GENERATIONS[spoken[1]], path, "hint")
     if hinted := _hint(headers, query):
         return Negotiated(hinted, path, "hint")
-    return Negotiated("g30" if default == AUTO else default, path, "default")
+    if default != AUTO:
+        return Negotiated(default, path, "default")
+    return Negotiated("g21" if match and match[1].lower() == "deai" else "g30", path, "default")
 
 
 def negotiate_http(path: str, headers: Mapping[str, str], *, query: str = "", default: str = AUTO) -> Negotiated:

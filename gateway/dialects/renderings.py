@@ -1,4 +1,4 @@
-"""Documents over HTTP for every generation, also those nobody has a socket codec for yet.
+"""Documents over HTTP that belong to no generation of clients: TF.js itself, and whoever shows no sign of its own.
 
 A table: which renderer of tasks and which of models belong to which name.
 """
@@ -30,9 +30,6 @@ class Documents:
         return self.model(model, weights)
 
 
-G22 = Documents("g22", task_documents.render_g22, model_bodies.render_g22)
-G30 = Documents("g30", task_documents.render_g30, model_bodies.render_g22)
-GDV = Documents("gdv", task_documents.render_gdv, model_bodies.render_gdv)
 TFJS = Documents("tfjs", task_documents.render_superset, model_bodies.render_tfjs)
 # Bodies of models have no superset; at an undecided root a client of G22 or G30 is the likeliest.
 SUPERSET = Documents("superset", task_documents.render_superset, model_bodies.render_g22)

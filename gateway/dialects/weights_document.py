@@ -84,7 +84,7 @@ def encode_float32_arrays(weights: bytes | memoryview, shapes: Shapes) -> bytes:
     """The document for GDV clients: four bytes a number."""
     return msgspec.msgpack.encode(
         [
-            {"shape": shape, "data": msgspec.msgpack.Ext(FLOAT32_ARRAY, values.tobytes())}
+            {"shape": shape, "data": msgspec.msgpack.Ext(FLOAT32_ARRAY, values.view(np.uint8).data)}
             for shape, values in _split(weights, shapes)
         ]
     )

@@ -27,6 +27,7 @@ from enum import Enum
 from gateway.dialects.messages import (
     ClientMessage,
     Hello,
+    JoinRound,
     MarkReady,
     PeersForRound,
     PeerWelcome,
@@ -67,7 +68,9 @@ class StartSession:
 
 @dataclass(frozen=True, slots=True)
 class AskForPeers:
-    patience_s: float
+    """`patience_s` is None where the peer waits for ever."""
+
+    patience_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ Event = SessionStarted | StreamBroken | SessionRefused | PeersListed | SignalArr
 class DecentralizedSession:
     """See the module's docstring."""
 
-    def __init__(self, *, client_id: str, patience_s: float) -> None:
+    def __init__(self, *, client_id: str, patience_s: float | None) -> None:
         self._client_id = client_id
         self._patience_s = patience_s
         self.state = State.CONNECTED
@@ -143,6 +146,7 @@ class DecentralizedSession:
         self._peer_id = ""
         self._session_token = ""
         self._next_round = 0
+        self._is_ready = False
         self._ready_until: float | None = None
         self._retry_at: float | None = None
         self._retry_s = RETRY_FIRST_S
@@ -161,8 +165,11 @@ class DecentralizedSession:
         match message:
             case Hello():
                 self._greet()
+            case JoinRound():
+                pass  # the service waits for every member of a standing group, whether it said so or not
             case MarkReady():
-                self._ready_until = now + self._patience_s
+                self._is_ready = True
+                self._ready_until = None if self._patience_s is None else now + self._patience_s
                 if self._stream_is_open:
                     self._calls.append(AskForPeers(self._patience_s))
             case SignalTo(peer_id, body):
@@ -250,8 +257,8 @@ class DecentralizedSession:
         self._peer_id, self._session_token = peer_id, session_token
         self._stream_is_open = True
         self._retry_s = RETRY_FIRST_S
-        if self._ready_until is not None and self._ready_until > now:
-            self._calls.append(AskForPeers(self._ready_until - now))
+        if self._is_ready and (self._ready_until is None or self._ready_until > now):
+            self._calls.append(AskForPeers(None if self._ready_until is None else self._ready_until - now))
         self._calls.extend(SendSignal(to, body) for to, body in self._to_send.take_all())
 
     def _broke(self, unsent: tuple[SendSignal, ...], now: float) -> None:
@@ -272,7 +279,7 @@ class DecentralizedSession:
         if round < self._next_round:
             return  # sent already, before the stream broke
         self._next_round = round + 1
-        self._ready_until = None
+        self._is_ready = False
         for peer_id in peer_ids:
             self._known_from.setdefault(peer_id, now + LIST_SETTLES_S)
         self._messages.append(PeersForRound(peer_ids, round))

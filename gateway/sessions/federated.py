@@ -1,9 +1,9 @@
 """One participant's socket in a federated task, without the socket.
 
-Knows no gRPC, no frames and no clock: messages and events go in, messages and
-calls come out, and `now` is passed in. After everything that goes in, whoever
-drives the session drains `take_messages` and `take_calls`, and calls `tick` no
-later than `wake_at`.
+Knows no gRPC, no frames, no clock and no dialect: messages and events go in,
+messages and calls come out, `now` is passed in, and what differs between clients
+is in their `Manners`. After everything that goes in, whoever drives the session
+drains `take_messages` and `take_calls`, and calls `tick` no later than `wake_at`.
 
     in    receive(message) · deliver(event) · tick · lost
     out   take_messages · take_calls · wake_at
@@ -15,25 +15,34 @@ later than `wake_at`.
     LEAVING    –              –                → LEFT when its contributions are settled
     LEFT       –              –                –
 
-Labels. A client counts rounds on its own: from 0, and afterwards the number of
-the last answer it adopted, which it does only where that number is greater than
-its own. So a round travels under a *label*, which is the round's number unless
-the client comes from a server that was further on; then all labels are moved up
-by `offset`. Label 0, before anything was adopted, means the round the client
-found when it came.
+Some clients pull the newest version when they want it; the others wait for it as
+the answer to their contribution, some of them without end. Those get it
+
+    counted in a round             when that round has closed
+    refused because it is stale    once the round that was collecting is seen
+    this round takes no more of    when this round has closed
+      it (counted already, full)
+    refused for what it is (NaN,   at once: it trains from the newest version, and its next contribution may still
+      shapes, bound)                 be counted in this round, which may be waiting for nobody else
+    nobody can say                 it is submitted again, for as long as the client waits
+    the store forgot the round     at once: what was counted in it is gone
+    the client's limit is near     at once, whatever is newest
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 
+from gateway.dialects.manners import Answering, Manners
 from gateway.dialects.messages import (
     ClientMessage,
     Contribute,
+    ContributionAnswer,
     EncodedWeights,
+    EnoughParticipants,
     Hello,
+    JoinRound,
     Latest,
     MarkReady,
     MetadataMap,
@@ -45,15 +54,35 @@ from gateway.dialects.messages import (
     Shapes,
     SignalTo,
     Statistics,
+    UnusableContribution,
+    VersionedWelcome,
     Welcome,
 )
-from learning.refusals import InvalidWeights, MalformedMessage, SlowConsumer
+from gateway.sessions.contributions import READ_WITHIN_S, Contributions
+from gateway.sessions.federated_terms import (
+    Call,
+    ContributionSettled,
+    Event,
+    Joined,
+    JoinTask,
+    LeaveTask,
+    MetadataRead,
+    ReadMetadata,
+    ReadVersion,
+    RoundSeen,
+    RoundView,
+    StoreMetadata,
+    VersionRead,
+    VersionUnavailable,
+)
+from gateway.sessions.labels import Labels
+from learning.refusals import MalformedMessage, SlowConsumer
 
 ANSWER_WITHIN_S = 9.0
-"""The clients give an answer up after 10 seconds."""
+"""The clients give an answer up after 10 seconds, or later."""
+READ_AGAIN_S = 1.0
 MAX_UNANSWERED = 8
 """Pulls of one kind that may wait for their answer at the same time."""
-LABELS_REMEMBERED = 64
 
 
 class State(Enum):
@@ -63,122 +92,26 @@ class State(Enum):
     LEFT = "left"
 
 
-@dataclass(frozen=True, slots=True)
-class RoundView:
-    """What a session must know of a round. `version` is the newest version."""
-
-    number: int
-    version: int
-    revision: int
-    participants: int
-    contributions_ever: int
-
-
-# Calls: orders to whoever drives the session.
-
-
-@dataclass(frozen=True, slots=True)
-class JoinTask:
-    """Make the participant present; answered by `Joined`, or by nothing where it cannot be done in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitContribution:
-    """Answered by `ContributionSettled`, whatever becomes of it."""
-
-    round: int
-    weights: bytes | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class ReadVersion:
-    """Answered by `VersionRead` (an older one, if need be) or `VersionUnavailable`, by `until`."""
-
-    version: int
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class StoreMetadata:
-    round: int
-    key: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReadMetadata:
-    """Answered by `MetadataRead`. `label` is the round as the client spelled it."""
-
-    round: int
-    key: str
-    label: int
-
-
-@dataclass(frozen=True, slots=True)
-class LeaveTask:
-    """The last call of a session."""
-
-
-Call = JoinTask | SubmitContribution | ReadVersion | StoreMetadata | ReadMetadata | LeaveTask
-
-
-# Events: facts that whoever drives the session reports.
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    round: RoundView
-
-
-@dataclass(frozen=True, slots=True)
-class RoundSeen:
-    """The newest round, each time it changed."""
-
-    round: RoundView
-
-
-@dataclass(frozen=True, slots=True)
-class ContributionSettled:
-    """The contribution was acknowledged or refused, or given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRead:
-    version: int
-    weights: EncodedWeights
-
-
-@dataclass(frozen=True, slots=True)
-class VersionUnavailable:
-    """No version can be had at the moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class MetadataRead:
-    call: ReadMetadata
-    entries: tuple[tuple[str, str], ...]
-
-
-Event = Joined | RoundSeen | ContributionSettled | VersionRead | VersionUnavailable | MetadataRead
-
-
 class FederatedSession:
     """See the module's docstring."""
 
-    def __init__(self, task_id: str, participant_id: str, *, shapes: Shapes, poll_hold_s: float) -> None:
+    def __init__(
+        self, task_id: str, participant_id: str, *, shapes: Shapes, manners: Manners, poll_hold_s: float
+    ) -> None:
         self._task_id = task_id
         self._participant_id = participant_id
-        self._shapes = shapes
+        self._manners = manners
         self._poll_hold_s = min(poll_hold_s, ANSWER_WITHIN_S)
         self.state = State.CONNECTED
         self._round: RoundView | None = None
-        self._labels = _Labels()
-        self._contributions: deque[Contribute] = deque()
-        self._submitting = False
+        self._labels = Labels()
+        self._contributions = Contributions(shapes, manners)
         self._reading = False
+        self._read_from = 0.0
         self._hellos: deque[float] = deque()
         self._statistics: deque[float] = deque()
         self._pulls: deque[float] = deque()
+        self._must_wait = False
         self._calls: list[Call] = []
         self._messages: list[ServerMessage] = []
 
@@ -188,37 +121,32 @@ class FederatedSession:
         """Raises MalformedMessage, InvalidWeights or SlowConsumer; that costs the message only."""
         if self.state is State.CONNECTED and not isinstance(message, Hello):
             raise MalformedMessage(problem="the client has not introduced itself yet")
-        match message:
-            case Hello():
-                self._greet(now)
-            case Contribute():
-                self._queue_contribution(message)
-            case PullStatistics():
-                _enqueue(self._statistics, now)
-            case PullLatest():
-                _enqueue(self._pulls, now)
-            case PutMetadata(label, key, value):
-                self._calls.append(StoreMetadata(self._labels.peek(label), key, value))
-            case PullMetadata(label, key):
-                self._calls.append(ReadMetadata(self._labels.peek(label), key, label))
-            case MarkReady() | SignalTo():
-                raise MalformedMessage(problem="peers are not introduced to each other in a federated task")
-        self._proceed(now)
+        try:
+            self._handle(message, now)
+        finally:
+            self._proceed(now)
 
     def deliver(self, event: Event, now: float) -> None:
         match event:
             case Joined(round) | RoundSeen(round):
+                if self._round is not None and round.revision < self._round.revision:
+                    self._contributions.forget_round()
                 self._round = round
                 self._labels.see(round.number)
-            case ContributionSettled():
-                self._submitting = False
+            case ContributionSettled(counted_in, error):
+                self._contributions.settle(counted_in, error)
             case VersionRead(version, weights):
                 self._reading = False
                 self._answer_pulls(version, weights)
+                self._welcome_with(version, weights)
+                self._answer_contribution(version, weights, now)
             case VersionUnavailable():
-                # Nothing true can be said; the client gives up by itself at its own limit.
+                # Nothing true can be said. Who pulls gives up by itself at its own limit; for the others, it is tried
+                # again.
                 self._reading = False
                 self._pulls.clear()
+                if self._hellos or self._contributions.owed is not None:
+                    self._read_from = now + READ_AGAIN_S
             case MetadataRead(call, entries):
                 self._messages.append(MetadataMap(self._task_id, self._participant_id, call.label, call.key, entries))
         self._proceed(now)
@@ -231,8 +159,9 @@ class FederatedSession:
         self.state = State.LEFT if self.state is State.CONNECTED else State.LEAVING
         for owed in (self._hellos, self._statistics, self._pulls):
             owed.clear()
+        self._contributions.drop_answer()
         if self._round is None:
-            self._contributions.clear()
+            self._contributions.drop_waiting()
         self._proceed(now)
 
     # Out.
@@ -247,62 +176,129 @@ class FederatedSession:
 
     def wake_at(self) -> float | None:
         """When `tick` must be called although nothing happened; None: no need."""
-        moments = [owed[0] + ANSWER_WITHIN_S for owed in (self._hellos, self._statistics) if owed]
-        if self._pulls and not self._reading:
-            moments.append(self._pulls[0] + self._poll_hold_s)
+        moments = [self._statistics[0] + ANSWER_WITHIN_S] if self._statistics else []
+        if self._hellos and not self._manners.welcome_holds_version:
+            moments.append(self._hellos[0] + ANSWER_WITHIN_S)
+        if not self._reading and (reads := self._read_moments()):
+            moments.append(max(min(reads), self._read_from))
         return min(moments, default=None)
+
+    def _read_moments(self) -> list[float]:
+        """When versions must be asked for, as far as that hangs on the clock."""
+        moments = [self._pulls[0] + self._poll_hold_s] if self._pulls else []
+        if self._hellos and self._manners.welcome_holds_version:
+            moments.append(self._read_from if self._round is not None else self._hellos[0] + ANSWER_WITHIN_S)
+        owed = self._contributions.owed
+        if owed is not None and owed.has_news(self._round):
+            moments.append(self._read_from)
+        elif owed is not None and owed.hold_until is not None:
+            moments.append(owed.hold_until)
+        return moments
+
+    # What the client says.
+
+    def _handle(self, message: ClientMessage, now: float) -> None:
+        match message:
+            case Hello():
+                if self.state is State.CONNECTED:
+                    self.state = State.JOINED
+                    self._calls.append(JoinTask())
+                _enqueue(self._hellos, now)
+            case Contribute():
+                self._contributions.add(message, now, base=self._labels.base if self._round is not None else None)
+            case UnusableContribution(label, refusal):
+                self._contributions.owe(label, now)
+                raise refusal
+            case PullStatistics():
+                _enqueue(self._statistics, now)
+            case PullLatest():
+                _enqueue(self._pulls, now)
+            case PutMetadata(label, key, value):
+                self._calls.append(StoreMetadata(self._labels.peek(label), key, value))
+            case PullMetadata(label, key):
+                self._calls.append(ReadMetadata(self._labels.peek(label), key, label))
+            case JoinRound() | MarkReady() | SignalTo():
+                raise MalformedMessage(problem="peers are not introduced to each other in a federated task")
 
     # What follows from what is known.
 
-    def _greet(self, now: float) -> None:
-        if self.state is State.CONNECTED:
-            self.state = State.JOINED
-            self._calls.append(JoinTask())
-        _enqueue(self._hellos, now)
-
     def _proceed(self, now: float) -> None:
-        self._submit_next()
-        if self._hellos and (self._round or now >= self._hellos[0] + ANSWER_WITHIN_S):
+        if self._round is not None and (submit := self._contributions.submit_next(self._round, self._labels)):
+            self._calls.append(submit)
+        if not self._manners.welcome_holds_version and self._is_due(self._hellos, now):
             # Welcome even where the join is still on its way: its lease makes the participant present later.
             self._messages.extend(Welcome(self._participant_id) for _ in self._hellos)
             self._hellos.clear()
-        if self._statistics and (self._round or now >= self._statistics[0] + ANSWER_WITHIN_S):
+        if self._is_due(self._statistics, now):
             self._messages.extend(self._current_statistics() for _ in self._statistics)
             self._statistics.clear()
-        if self._pulls and not self._reading and self._pull_is_due(now):
-            self._reading = True
-            version = self._round.version if self._round else 0
-            self._calls.append(ReadVersion(version, until=max(now, self._pulls[0] + ANSWER_WITHIN_S)))
-        if self.state is State.LEAVING and not self._submitting and not self._contributions:
+        if self._must_wait and not self._too_few():
+            self._must_wait = False
+            self._messages.append(EnoughParticipants())
+        self._read_what_is_due(now)
+        if self.state is State.LEAVING and self._contributions.are_settled:
             self.state = State.LEFT
             self._calls.append(LeaveTask())
 
-    def _queue_contribution(self, contribution: Contribute) -> None:
-        """One may be on its way and one may wait: what a client can have in flight without running ahead of us."""
-        if contribution.shapes != self._shapes:
-            raise InvalidWeights(problem=_difference(contribution.shapes, self._shapes))
-        if self._contributions:
-            raise SlowConsumer
-        self._contributions.append(contribution)
+    def _is_due(self, owed: deque[float], now: float) -> bool:
+        """What can be answered as soon as a round is known, and must be in any case."""
+        return bool(owed) and (self._round is not None or now >= owed[0] + ANSWER_WITHIN_S)
 
-    def _submit_next(self) -> None:
-        """Contributions go one at a time, in order, once it is known which round they belong to."""
-        if self._contributions and not self._submitting and self._round is not None:
-            contribution = self._contributions.popleft()
-            self._submitting = True
-            self._calls.append(SubmitContribution(self._labels.round_of(contribution.round), contribution.weights))
+    def _read_what_is_due(self, now: float) -> None:
+        if self._reading or now < self._read_from:
+            return
+        due = []
+        if self._pulls and self._pull_is_due(now):
+            due.append(self._pulls[0] + ANSWER_WITHIN_S)
+        if self._is_due(self._hellos, now):  # with a version, else it was answered already
+            due.append(self._hellos[0] + ANSWER_WITHIN_S)
+        owed = self._contributions.owed
+        if owed is not None and (owed.has_news(self._round) or owed.is_at_its_limit(now)):
+            due.append(now + ANSWER_WITHIN_S if owed.hold_until is None else owed.hold_until + READ_WITHIN_S)
+        if due:
+            self._reading = True
+            version = self._round.version if self._round else 0
+            self._calls.append(ReadVersion(version, until=max(now, min(due))))
 
     def _pull_is_due(self, now: float) -> bool:
         if now >= self._pulls[0] + self._poll_hold_s:
             return True
-        settled = not self._submitting and not self._contributions
+        settled = self._contributions.are_settled
         return settled and self._round is not None and self._round.version > self._labels.base
 
     def _answer_pulls(self, version: int, weights: EncodedWeights) -> None:
         """A client adopts an answer only where its number is greater than its own: here, where there is news."""
-        label = self._labels.give_out(version)
-        self._messages.extend(Latest(label, weights) for _ in self._pulls)
-        self._pulls.clear()
+        if self._pulls:
+            label = self._labels.give_out(version)
+            self._messages.extend(Latest(label, weights) for _ in self._pulls)
+            self._pulls.clear()
+
+    def _welcome_with(self, version: int, weights: EncodedWeights) -> None:
+        if self._hellos:
+            label = self._labels.adopt(version)
+            self._must_wait = self._too_few()
+            welcome = VersionedWelcome(self._participant_id, self._must_wait, label, weights, self._participants())
+            self._messages.extend(welcome for _ in self._hellos)
+            self._hellos.clear()
+
+    def _answer_contribution(self, version: int, weights: EncodedWeights, now: float) -> None:
+        owed = self._contributions.owed
+        if owed is None or not (owed.has_news(self._round) or owed.is_at_its_limit(now)):
+            return
+        if not owed.is_at_its_limit(now) and owed.news_from is not None and version < owed.news_from:
+            self._read_from = now + READ_AGAIN_S  # an older one was all that could be had
+            return
+        self._contributions.drop_answer()
+        label = self._labels.adopt(version)
+        if self._manners.answering is Answering.WITH_ECHO:
+            label = owed.label
+        self._messages.append(ContributionAnswer(label, weights, self._participants()))
+
+    def _too_few(self) -> bool:
+        return self._round is not None and self._round.participants < self._round.min_participants
+
+    def _participants(self) -> int:
+        return max(1, self._round.participants) if self._round is not None else 1
 
     def _current_statistics(self) -> Statistics:
         if self._round is None:
@@ -314,69 +310,6 @@ class FederatedSession:
             total=total,
             average=total / number if number else 0.0,
         )
-
-
-class _Labels:
-    """Which label means which round for one client. `base` is the round whose version it trains from."""
-
-    def __init__(self) -> None:
-        self.base = 0
-        self._label = 0
-        self._offset = 0
-        self._current: int | None = None
-        self._meaning: dict[int, int] = {}
-
-    def see(self, current: int) -> None:
-        """Takes note of the number of the open round."""
-        if not self._meaning:
-            self.base = self._meaning[0] = current
-        elif current < self.base:
-            # The data directory was replaced by an older one: what is next must be news to the client all the same.
-            self._restart_at(current)
-        self._current = current
-
-    def label_of(self, number: int) -> int:
-        return max(number + self._offset, 0)
-
-    def peek(self, label: int) -> int:
-        """The round that a label means, for what does not depend on it being exact."""
-        return self._meaning.get(label, max(label - self._offset, 0))
-
-    def round_of(self, label: int) -> int:
-        """The round from whose version a contribution under `label` was trained."""
-        assert self._current is not None, "labels mean nothing before the first round was seen"
-        number = self.peek(label)
-        if label not in self._meaning and number > self._current:
-            self._label = label
-            self._restart_at(self._current)
-            return self._current
-        if label >= self._label:
-            self._remember(label, number)
-        return number
-
-    def give_out(self, version: int) -> int:
-        """The label under which the client is told `version`; its own where the version is no news to it."""
-        if version > self.base:
-            self._remember(self.label_of(version), version)
-        return self._label
-
-    def _restart_at(self, number: int) -> None:
-        self._offset = self._label - number
-        self._remember(self._label, number)
-
-    def _remember(self, label: int, number: int) -> None:
-        self._label, self.base = label, number
-        self._meaning.pop(label, None)
-        self._meaning[label] = number
-        if len(self._meaning) > LABELS_REMEMBERED:
-            del self._meaning[next(iter(self._meaning))]
-
-
-def _difference(given: Shapes, wanted: Shapes) -> str:
-    if len(given) != len(wanted):
-        return f"they have {len(given)} tensors, the model has {len(wanted)}"
-    index, got, shape = next((i, a, b) for i, (a, b) in enumerate(zip(given, wanted, strict=True)) if a != b)
-    return f"tensor {index} has the shape {list(got)}, in the model it has {list(shape)}"
 
 
 def _enqueue(owed: deque[float], now: float) -> None:

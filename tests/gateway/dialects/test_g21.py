@@ -1,7 +1,6 @@
 import math
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -27,21 +26,12 @@ from gateway.dialects.messages import (
     Welcome,
 )
 from learning.refusals import InvalidWeights, MalformedMessage, TooLarge, WeightsNotFinite
+from tests.gateway.dialects.worked_example import ARRAY, COMPACT, SHAPES, WEIGHTS
 
 LIMIT = 1 << 20
 g21 = G21()
 pack = msgspec.msgpack.encode
 
-# The worked example of protocol section 2.6: the weights [[1.5, 0], [2]].
-WEIGHTS = np.array([1.5, 0, 2], "<f4").tobytes()
-SHAPES = ((2,), (1,))
-ARRAY = bytes.fromhex(
-    "dc002a cc92 cc82 cca5 7368617065 cc91 02 cca4 64617461 cc92 cccb 3f ccf8 00 00 00 00 00 00 00"
-    "cc82 cca5 7368617065 cc91 01 cca4 64617461 cc91 02"
-)
-COMPACT = bytes.fromhex(
-    "c42e 92 82a5736861706591 02 a464617461 92 ca3fc00000 ca00000000 82a5736861706591 01 a464617461 91 ca40000000"
-)
 CONTRIBUTION = bytes.fromhex("83a47479706508a777656967687473") + ARRAY + bytes.fromhex("a5726f756e6400")
 SIGNAL = {"type": "offer", "sdp": "v=0\r\na=max-message-size:262144", "candidate": None, "lines": [1, 2.5, True]}
 

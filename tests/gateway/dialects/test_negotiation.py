@@ -96,7 +96,9 @@ def test_the_configured_default_decides_last() -> None:
     assert negotiate_http("/tasks", {"accept": AXIOS}).dialect == "superset"
     assert negotiate_http("/tasks", {"accept": "application/json"}).dialect == "superset"
     assert negotiate_http("/tasks", {}, default="g21") == Negotiated("g21", "/tasks", "default")
-    assert negotiate_socket("/feai/t", {}).dialect == "g30"
+    assert negotiate_socket("/feai/t", {}) == Negotiated("g30", "/feai/t", "default")
+    assert negotiate_socket("/deai/t", {}) == Negotiated("g21", "/deai/t", "default")
+    assert negotiate_socket("/deai/t", {}, default="g30").dialect == "g30"
     assert negotiate_socket("/deai/t", {}, default="g21") == Negotiated("g21", "/deai/t", "default")
 
 
@@ -126,7 +128,7 @@ def test_the_path_of_a_socket_names_scheme_task_and_client(path: str, route: Soc
     assert socket_route(path) == route
 
 
-def test_every_name_that_http_can_come_to_has_documents() -> None:
+def test_every_name_that_negotiation_can_come_to_is_spoken() -> None:
     assert set(RENDERINGS) == {"g21", "g22", "g30", "gdv", "tfjs", "superset"}
     assert all(rendering.name == name for name, rendering in RENDERINGS.items())
-    assert set(DIALECTS) == {"g21"}
+    assert set(DIALECTS) == {"g21", "g22", "g30", "gdv"}

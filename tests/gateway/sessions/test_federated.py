@@ -1,4 +1,4 @@
-"""Federated sessions, with a clock that is moved by hand."""
+"""Federated sessions of clients that pull, with a clock that is moved by hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.dialects.g21 import MANNERS as G21
 from gateway.dialects.messages import (
     Contribute,
     EncodedWeights,
@@ -24,11 +25,10 @@ from gateway.dialects.messages import (
     Statistics,
     Welcome,
 )
-from gateway.sessions.federated import (
-    MAX_UNANSWERED,
+from gateway.sessions.federated import MAX_UNANSWERED, FederatedSession, State
+from gateway.sessions.federated_terms import (
     Call,
     ContributionSettled,
-    FederatedSession,
     Joined,
     JoinTask,
     LeaveTask,
@@ -37,7 +37,6 @@ from gateway.sessions.federated import (
     ReadVersion,
     RoundSeen,
     RoundView,
-    State,
     StoreMetadata,
     SubmitContribution,
     VersionRead,
@@ -65,7 +64,7 @@ class Driven:
     """A session with its clock; gives what it wants after each step."""
 
     def __init__(self, *, poll_hold_s: float = 8.0) -> None:
-        self.session = FederatedSession("task", "me", shapes=SHAPES, poll_hold_s=poll_hold_s)
+        self.session = FederatedSession("task", "me", shapes=SHAPES, manners=G21, poll_hold_s=poll_hold_s)
         self.now = 100.0
 
     def receive(self, message: Any) -> list[Call | ServerMessage]:
