@@ -87,16 +87,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Ends in a response, in an abort, or in a cancellation."""
         try:
             return await answer(request, context)
-        except grpc.aio.AbortError:
-            raise
+        except (grpc.aio.AbortError, grpc.aio.InternalError):
+            raise  # the second: a message could not be written, as the caller is gone
         except DiscoError as error:
             if isinstance(error, Fault) and not isinstance(error, ShuttingDown):
                 _log.warning("rpc.fault", method=method, reason=error.reason, sentence=str(error))
             await _abort(context, error)
         # The interceptor: whatever a handler did not foresee must become an answer, and one line in the log.
-        except Exception:
-            if context.cancelled():
-                raise  # the caller is gone and cannot be written to, which is nobody's bug
+        except Exception:  # noqa: BLE001 (logged below)
             if _code_name(context) == "UNIMPLEMENTED":
                 # A method that is left to the generated servicer, which raises NotImplementedError.
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented here.")
@@ -113,7 +111,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 return await behaviour(request, context)
             except asyncio.CancelledError:
-                if not self._stopping or context.cancelled():
+                if not self._stopping:
                     raise
                 call.uncancel()
                 raise ShuttingDown from None

@@ -31,6 +31,7 @@ from rpc.metrics import CallMetrics, metrics_endpoint, new_registry
 from rpc.settings import ServerSettings
 
 GRACE_S = 10.0
+NOTICE_S = 0.05  # for those who watch the health to be told, before their streams end
 READINESS_PERIOD_S = 1.0
 _HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 _Serving = health_pb2.HealthCheckResponse
@@ -171,6 +172,7 @@ async def _drained(
         yield
     finally:
         await servicer.enter_graceful_shutdown()
+        await asyncio.sleep(NOTICE_S)
         calls.end_streams()
         await server.stop(GRACE_S)
 

@@ -31,12 +31,15 @@ def test_a_wrapped_handler_keeps_its_kind_and_its_serializers(method: str) -> No
 
 async def test_a_generator_is_closed_when_its_reader_goes_while_it_is_suspended_in_a_message() -> None:
     closed = asyncio.Event()
+    tasks = []
 
     async def forever(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        tasks.append(asyncio.current_task())
         try:
             while True:  # fills the window of the stream, then waits inside the write
                 yield b"x" * 65536
         finally:
+            tasks.append(asyncio.current_task())
             closed.set()
 
     handlers = {"Forever": grpc.unary_stream_rpc_method_handler(forever)}
@@ -46,3 +49,4 @@ async def test_a_generator_is_closed_when_its_reader_goes_while_it_is_suspended_
         stream.cancel()
         async with asyncio.timeout(10):
             await closed.wait()
+    assert tasks[0] is tasks[1]  # by the call itself, not when memory was collected

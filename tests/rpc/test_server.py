@@ -131,21 +131,27 @@ async def test_a_call_that_does_not_finish_within_the_grace_period_is_cut(monkey
         await server.finished
 
 
-async def test_a_watcher_of_the_health_does_not_hold_the_process_up() -> None:
+async def test_a_watcher_of_the_health_is_told_and_does_not_hold_the_process_up() -> None:
     async with running(echo_handlers(nothing)) as server, connect(server.target) as channel, asyncio.timeout(5):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert (await watch.read()).status == SERVING
         server.stop.set()
+        assert (await watch.read()).status == NOT_SERVING
+        with pytest.raises(ShuttingDown):
+            await watch.read()
         await server.finished
 
 
 async def test_readiness_decides_what_health_says_and_the_process_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rpc.server.READINESS_PERIOD_S", 0.02)
+    hanging = "asks a Redis that does not answer"
     answers: dict[str, Any] = {"now": True}
 
     async def readiness() -> bool:
         if isinstance(answers["now"], Exception):
             raise answers["now"]
+        if answers["now"] is hanging:
+            await asyncio.Event().wait()
         return bool(answers["now"])
 
     async with (
@@ -157,7 +163,7 @@ async def test_readiness_decides_what_health_says_and_the_process_goes_on(monkey
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name))
             statuses = _statuses(watch)
             await _reaches(statuses, SERVING)
-            for outage in (False, StoreUnavailable(), ValueError("a bug in the question")):
+            for outage in (False, StoreUnavailable(), ValueError("a bug in the question"), hanging):
                 answers["now"] = outage
                 await _reaches(statuses, NOT_SERVING)
                 assert await call(channel, "UnaryUnary") == [b"answer"]
