@@ -8,13 +8,13 @@ nothing is counted twice:
 
     judging        Nothing was changed. The sender repeats the call on another replica.
     fold           Only memory was changed, and it dies with the process.
-    write          Only the slot was changed that no pointer names. Where writing fails, the members are
-                   taken out again, exactly, and the sum is what is committed.
-    commit_group   The store has done all of it or nothing, or will do it yet, and nobody knows which. The
-                   sum in memory is forgotten; the next group begins an empty one under a new name. If
-                   the commit takes effect, the old name's pointer names a slot that holds exactly this group
-                   and those before it; if not, one that holds those before it. Neither is written again.
-                   The sender repeats the call and gets the same receipt, or is admitted now.
+    write          Only the slot was changed that no pointer names, and may be changed yet. The sum in memory
+                   is forgotten; the next group begins an empty one under a new name, in new slots.
+    commit_group   The store has done all of it or nothing, or will do it yet, and nobody knows which. Again
+                   the sum is forgotten. If the commit takes effect, the old name's pointer names a slot that
+                   holds exactly this group and those before it; if not, one that holds those before it.
+                   Neither is written again. The sender repeats the call and gets the same receipt, or is
+                   admitted now.
     answering      The contribution is durable. A sender who did not hear it repeats and gets the same receipt.
 
 A client of Redis may send one commit twice. Where the first took effect, the second
@@ -199,17 +199,11 @@ class Committer:
         await current.fold(group)
         while group:
             try:
-                pointer = await current.write()
-            except StoreUnavailable as fault:
-                await current.take_out(group)
-                _refuse(group, fault)
-                return
-            try:
                 admissions, after = await self._store.commit_group(
                     self._task_id,
                     epoch=status.epoch,
                     number=status.number,
-                    pointer=pointer,
+                    pointer=await current.write(),
                     group=[offered.as_contribution() for offered in group],
                     now=self._clock(),
                 )

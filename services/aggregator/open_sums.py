@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from blobstore import names
 from blobstore.store import BlobStore, Buffer
 from learning.federated import RoundStatus, State
 from learning.ids import ReplicaId
+from learning.refusals import StoreUnavailable
 from roundstore.store import SumPointer
 from services.aggregator.exact_sums import PartialSum
 from services.aggregator.off_loop import off_loop
@@ -69,11 +71,19 @@ class OpenSum:
         await off_loop(_size(group), self._take_out, group)
 
     async def write(self) -> SumPointer:
-        """Writes the free slot; the pointer to it. Raises StoreUnavailable, and the slot is then still free."""
+        """Writes the free slot; the pointer to it.
+
+        Raises StoreUnavailable; the slot may then be written yet, so the sum must not be used any more.
+        """
         blob = names.partial_sum(self._task_id, self._number, self._name, self._free_slot)
         parts = self._sum.to_parts(epoch=self._epoch, round=self._number)
         digest = await off_loop(sum(memoryview(part).nbytes for part in parts), _digest, parts)
-        await self._blobs.write_slot(blob, parts)
+        try:
+            await self._blobs.write_slot(blob, parts)
+        except StoreUnavailable:
+            with suppress(StoreUnavailable):
+                await self._blobs.delete(blob)  # the store may be full, and nobody will read it
+            raise
         return SumPointer(
             replica_id=self._name,
             blob=blob,
