@@ -18,7 +18,7 @@ from blobstore.store import Buffer
 
 Result = TypeVar("Result")
 
-FOLDER_ATTEMPTS = 10
+FOLDER_ATTEMPTS = 100
 
 
 def write_whole(path: Path, temporary: Path, parts: Sequence[Buffer], *, replace: bool, sync: bool) -> None:
@@ -59,7 +59,9 @@ def _in_folder(path: Path, act: Callable[[], Result]) -> Result:
         try:
             return act()
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # Either comes where a folder is removed between two steps of making it.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                path.parent.mkdir(parents=True, exist_ok=True)
     return act()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,20 +11,37 @@ import pytest
 from blobstore import files
 
 
-def test_a_folder_that_vanishes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_vanishes_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     mkdir = Path.mkdir
 
     def vanishing(path: Path, parents: bool = False, exist_ok: bool = False) -> None:
         made.append(path)
+        if len(made) == 1:
+            raise FileNotFoundError("the folder of the folder is gone")
+        if len(made) == 2:
+            raise FileExistsError("it was there, and is no folder any more")
         mkdir(path, parents=parents, exist_ok=exist_ok)
-        if len(made) < 3:
+        if len(made) == 3:
             shutil.rmtree(path)
 
     monkeypatch.setattr(Path, "mkdir", vanishing)
-    files.write_whole(tmp_path / "a" / "b", tmp_path / "temporary", [b"x"], replace=True, sync=False)
-    assert made == [tmp_path / "a"] * 3
+    files.write_whole(tmp_path / "a" / "b", tmp_path / "temporary", [b"x"], replace=False, sync=False)
+    assert made == [tmp_path / "a"] * 4
     assert (tmp_path / "a" / "b").read_bytes() == b"x"
+
+
+def test_writers_and_deleters_of_one_folder_never_stand_in_each_others_way(tmp_path: Path) -> None:
+    def churn(name: str) -> None:
+        path = tmp_path / "a" / "b" / "c" / name
+        for index in range(500):
+            files.write_whole(path, tmp_path / f"~{name}", [b"x"], replace=index % 2 == 0, sync=False)
+            assert path.read_bytes() == b"x"
+            files.delete(path, tmp_path)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(churn, "1234"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_never_stays_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
