@@ -25,6 +25,7 @@ class Changes:
     def __init__(self, store: RoundStore) -> None:
         self._store = store
         self._next: dict[TaskId, asyncio.Event] = {}
+        self._due: dict[TaskId, asyncio.Event] = {}
 
     def next(self, task_id: TaskId) -> asyncio.Event:
         """Is set at the task's next change. Take it, then read the round, then wait: so no change is missed."""
@@ -33,6 +34,16 @@ class Changes:
     def announce(self, task_id: TaskId) -> None:
         """Wakes everybody who waits for this task."""
         if event := self._next.pop(task_id, None):
+            event.set()
+
+    def due(self, task_id: TaskId) -> asyncio.Event:
+        """Is set when a change at this very replica made the round due; as `next`."""
+        return self._due.setdefault(task_id, asyncio.Event())
+
+    def announce_due(self, task_id: TaskId) -> None:
+        """As `announce`, and there is something to be done at once."""
+        self.announce(task_id)
+        if event := self._due.pop(task_id, None):
             event.set()
 
     async def follow(self, noticed: Callable[[TaskId], None]) -> None:

@@ -29,7 +29,8 @@ collects; `_judged` asks for those before it, which change no more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from learning.federated import Admission, GroupConflict, RoundMoved, RoundStatus, State, is_due, weight_of
 from learning.ids import TaskId
@@ -45,6 +46,8 @@ from services.aggregator.sum_plan import SumPlan
 
 GROUP_BYTES = 64 << 20
 GROUP_MEMBERS = 256
+COMMIT_S = 0.002
+COMMIT_BYTES_PER_S = 1 << 30
 LOOK_AGAIN_S = 1.0
 
 
@@ -73,12 +76,24 @@ class Committer:
         self._taken: Sequence[Offered] = ()
         self._sum: OpenSum | None = None
         self._round_moved = False
+        self._arriving = 0
+        self._somebody_came = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether it holds nothing that would be missed."""
-        return self._running is None and self._sum is None
+        return self._running is None and self._sum is None and not self._arriving
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Around the upload of a contribution: groups that are about to be committed wait for it, for a moment."""
+        self._arriving += 1
+        try:
+            yield
+        finally:
+            self._arriving -= 1
+            self._somebody_came.set()
 
     def offer(self, offered: Offered) -> None:
         """Takes a contribution in; `offered.answer` is settled later."""
@@ -126,6 +141,7 @@ class Committer:
         current = self._sum
         if current is None or not current.takes(status):
             current = self._sum = self._begin_sum(status, await self._rounds.plan(status))
+        await self._gather(current)
         self._taken = await self._next_group(status, current)
         if self._taken:
             await self._commit(self._taken, current, status)
@@ -150,6 +166,16 @@ class Committer:
                 return status
             await either(hint, seconds=LOOK_AGAIN_S)
         return None
+
+    async def _gather(self, current: OpenSum) -> None:
+        """Waits while contributions are arriving, at most as long as committing without them would take."""
+        try:
+            async with asyncio.timeout(COMMIT_S + current.size / COMMIT_BYTES_PER_S):
+                while self._arriving and len(self._waiting) < GROUP_MEMBERS:
+                    self._somebody_came.clear()
+                    await self._somebody_came.wait()
+        except TimeoutError:
+            pass
 
     async def _next_group(self, status: RoundStatus, current: OpenSum) -> list[Offered]:
         """Takes those out of the queue that can be committed together, and answers those that cannot be at all."""
@@ -245,7 +271,7 @@ class Committer:
         self._metrics.group_members.observe(len(group))
         self._metrics.folded_bytes.inc(sum(len(offered.weights) for offered in group))
         if is_due(after, self._clock()):
-            self._changes.announce(self._task_id)  # faster than the store's own hint
+            self._changes.announce_due(self._task_id)
 
 
 def _may_be_this_commit(refused: Mapping[int, Admission | DiscoError], group: Sequence[Offered]) -> bool:

@@ -26,6 +26,8 @@ from services.aggregator.rounds import Rounds
 
 LEASES_S = 1.0
 """How often leases are checked where somebody holds one."""
+CALM_S = 0.02
+"""Hints that come so close to each other are one. The replica where a round became due needs none."""
 SWEEP_S = 1.0
 IDLE_S = 30.0
 """How often a round is looked at where nothing is expected: hints may be lost."""
@@ -74,7 +76,7 @@ class Coordinator:
     async def _attend(self, task_id: TaskId) -> None:
         attendance = _Attendance()
         while True:
-            hint = self._changes.next(task_id)
+            hint, due = self._changes.next(task_id), self._changes.due(task_id)
             try:
                 seconds = await self._look(task_id, attendance)
             except StoreUnavailable:
@@ -90,6 +92,8 @@ class Coordinator:
             else:
                 self._say_whether_lost(False)
                 await either(hint, seconds=seconds)
+                if hint.is_set():
+                    await either(due, seconds=CALM_S)
 
     async def _look(self, task_id: TaskId, attendance: _Attendance) -> float:
         """Does what is to be done now; seconds until something may be, though nothing is heard."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from blobstore.store import BlobStore
 from learning.federated import Admission, RoundStatus
@@ -65,6 +66,12 @@ class Intake:
             raise StoreUnavailable from None
         finally:
             committer.withdraw(offered)
+
+    @contextmanager
+    def arriving(self, task_id: TaskId) -> Iterator[None]:
+        """Around the upload of a contribution that will be offered."""
+        with self._committer(task_id).arriving():
+            yield
 
     def look(self, status: RoundStatus) -> None:
         """Lets go of what is no longer needed now that the round stands so."""

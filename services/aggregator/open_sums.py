@@ -59,6 +59,11 @@ class OpenSum:
         return status.epoch == self._epoch and status.number >= self._number and not self.takes(status)
 
     @property
+    def size(self) -> int:
+        """Bytes that are written with every commit."""
+        return 8 * (self.plan.size + self.plan.low_size)
+
+    @property
     def room(self) -> int:
         """Weight that may still be added."""
         return self.plan.weight_cap - self._sum.total_weight

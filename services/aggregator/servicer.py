@@ -10,7 +10,7 @@ from typing import Any
 from disco.aggregator.v1 import aggregator_service_pb2, aggregator_service_pb2_grpc
 from disco.task.v1 import task_pb2
 
-from learning.federated import RoundStatus
+from learning.federated import RoundStatus, is_due
 from learning.ids import ParticipantId, participant_id, task_id, valid_id
 from learning.refusals import MalformedMessage, StreamStalled, TooLarge
 from roundstore.store import RoundStore
@@ -72,6 +72,8 @@ class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
     ) -> aggregator_service_pb2.LeaveTaskResponse:
         task, participant = task_id(request.task_id), participant_id(request.participant_id)
         status = await self._rounds.changed(task, lambda: self._store.leave(task, participant, now=self._clock()))
+        if is_due(status, self._clock()):
+            self._changes.announce_due(task)
         return aggregator_service_pb2.LeaveTaskResponse(round=round_message(status))
 
     async def SubmitContribution(  # noqa: N802

@@ -77,12 +77,14 @@ class Submissions:
         if counted is not None:
             return counted, "repeated"
         async with self._memory.lend(known.model_bytes):
+            with self._intake.arriving(announced.task_id):
+                weights = await self._received(announced, chunks, size=known.model_bytes)
             offered = Offered(
                 participant_id=announced.participant_id,
                 digest=announced.digest,
                 base_round=announced.base_round,
                 sample_count=announced.sample_count,
-                weights=await self._received(announced, chunks, size=known.model_bytes),
+                weights=weights,
                 searched_before=status.number,
             )
             admission = await self._intake.admit(announced.task_id, offered)

@@ -66,7 +66,7 @@ async def test_round_closes_at_its_deadline_with_what_is_there(store: RedisRound
     async with opened(store, tmp_path, policy) as room, room.member() as member:
         await member.submit("a", A)
         room.clock.ahead += 61
-        member.replica.changes.announce(TASK)
+        member.replica.changes.announce_due(TASK)
         # Below `min_participants` it keeps what it has, whatever the time.
         assert (await room.status()).state is State.COLLECTING
         await member.submit("b", B)
