@@ -99,6 +99,7 @@ class Switchboard:
         self._contact = StoreContact(clock)
         self._tasks: dict[TaskId, TaskPeers] = {}
         self._time_keepers: dict[TaskId, asyncio.Task[None]] = {}
+        self._breaking: set[asyncio.Task[None]] = set()
         self._stream_numbers = itertools.count(1)
 
     async def connect(self, task: Task, claim: Claim) -> Session:
@@ -146,12 +147,11 @@ class Switchboard:
         peers = self._tasks[stream.task_id]
         if peers.streams.get(stream.seat.peer_id) is stream:
             del peers.streams[stream.seat.peer_id]
-        try:
-            await peers.apply(StreamBroken(stream.seat))
-        except StoreUnavailable:
-            _log.debug("peers.break_dropped", task_id=stream.task_id)  # the lease ends all the same
-        finally:
-            self._release(peers)
+        # A call may be cancelled a second time while it ends; this is done all the same.
+        breaking = asyncio.create_task(self._break(peers, stream))
+        self._breaking.add(breaking)
+        breaking.add_done_callback(self._breaking.discard)
+        await asyncio.shield(breaking)
 
     async def watch(self) -> None:
         """Deals with the news of the store, one after the other, for ever."""
@@ -168,7 +168,8 @@ class Switchboard:
                 await asyncio.sleep(WATCH_PAUSE_S)
 
     async def aclose(self) -> None:
-        """Stops keeping time. For the end of the process, when every stream is closed or about to be."""
+        """Finishes what closing streams began, and stops keeping time: for the end of the process."""
+        await asyncio.gather(*self._breaking, return_exceptions=True)
         keepers = list(self._time_keepers.values())
         for keeper in keepers:
             keeper.cancel()
@@ -219,6 +220,14 @@ class Switchboard:
             if peers.streams.get(peer_id) is stream:
                 del peers.streams[peer_id]
             raise
+
+    async def _break(self, peers: TaskPeers, stream: OpenStream) -> None:
+        try:
+            await peers.apply(StreamBroken(stream.seat))
+        except StoreUnavailable:
+            _log.debug("peers.break_dropped", task_id=stream.task_id)  # the lease ends all the same
+        finally:
+            self._release(peers)
 
     async def _relay_until(self, task_id: TaskId, signal: Signal) -> None:
         """Raises PeerNotConnected, StoreUnavailable."""

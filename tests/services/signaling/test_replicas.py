@@ -188,7 +188,9 @@ async def test_a_group_stays_together_until_a_lease_ends(redis_url: str, tmp_pat
         await asyncio.gather(*(peer.mark_ready() for peer in peers))
         await asyncio.gather(*(peer.hears_list(0) for peer in peers))
         third = await Peer().connect(pair.channels[0])
-        for peer in (*peers, third):
+        await third.mark_ready()
+        await eventually(lambda: are_ready(pair.store, {"3"}))
+        for peer in peers:
             await peer.mark_ready()
         assert await third.hears_list(1) == ["1", "2"]
         await peers[1].break_off()
