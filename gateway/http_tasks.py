@@ -33,6 +33,7 @@ from gateway.dialects.model_uploads import PushedModel, parse_pushed_model
 from gateway.dialects.registry import RENDERINGS
 from gateway.dialects.task_uploads import parse_task
 from gateway.models import Models, ServedBody
+from gateway.own_machine import is_from_here
 from gateway.problems import problem
 from gateway.settings import GatewaySettings
 from gateway.task_directory import TaskDirectory
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 CREATE_WITHIN_S = 60.0
 VARY = "Accept, User-Agent, X-Disco-Protocol"
 _BEARER = "Bearer "
+_NOT_FROM_HERE = (
+    "only programs and pages of the gateway's own machine may, and this request came from elsewhere, through a proxy "
+    "or from a page of another site. Set DISCO_TASK_CREATION=token and DISCO_TASK_TOKEN, and send the token"
+)
 
 _log = structlog.stdlib.get_logger("gateway")
 
@@ -128,6 +133,10 @@ class TaskRoutes:
             return
         if self._creation == "off":
             raise TaskCreationDenied(problem="it is turned off (DISCO_TASK_CREATION)")
+        if self._creation == "local" and is_from_here(request.client and request.client.host, request.headers):
+            return
+        if not self._token:
+            raise TaskCreationDenied(problem=_NOT_FROM_HERE)
         given = request.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), (_BEARER + self._token).encode()):
             raise TaskCreationDenied(problem="send the token as `Authorization: Bearer …`")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from gateway.own_machine import is_loopback
 from gateway.sessions.federated import ANSWER_WITHIN_S
 from rpc.settings import Port, ProcessSettings
 
@@ -23,7 +23,7 @@ class GatewaySettings(ProcessSettings):
     task_creation: Literal["auto", "open", "token", "off"] = Field(
         "auto",
         description="Who may create tasks: everybody, who has DISCO_TASK_TOKEN, nobody. "
-        "auto: everybody where the gateway listens on loopback only, else with the token if one is set, else nobody.",
+        "auto: this machine for itself where the gateway listens on loopback only; else with the token if one is set.",
     )
     task_token: SecretStr = Field(
         SecretStr(""), description="What `Authorization: Bearer …` must hold to create tasks."
@@ -48,18 +48,10 @@ class GatewaySettings(ProcessSettings):
         return self
 
     @property
-    def effective_task_creation(self) -> Literal["open", "token", "off"]:
-        """What `auto` comes to."""
+    def effective_task_creation(self) -> Literal["open", "local", "token", "off"]:
+        """What `auto` comes to; local: this machine for itself, others with the token if one is set."""
         if self.task_creation != "auto":
             return self.task_creation
         if is_loopback(self.gateway_host):
-            return "open"
+            return "local"
         return "token" if self.task_token.get_secret_value() else "off"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a socket that listens on `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -92,6 +92,6 @@ async def http(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]:
     clients = ServiceClients.open(settings)
     app = create_app(settings, clients, registry=CollectorRegistry())
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
         yield client
     await clients.close()

@@ -67,7 +67,7 @@ async def guarded(settings: GatewaySettings, request: pytest.FixtureRequest) -> 
     own = settings.model_copy(update={"task_creation": request.param, "task_token": SecretStr("letmein")})
     clients = ServiceClients.open(own)
     transport = httpx.ASGITransport(app=create_app(own, clients, registry=CollectorRegistry()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
         yield client
     await clients.close()
 
@@ -230,6 +230,49 @@ async def test_upload_over_the_limit_is_refused_before_it_is_read(http: httpx.As
 async def test_nobody_creates_tasks_where_it_is_turned_off(guarded: httpx.AsyncClient) -> None:
     headers = {"authorization": "Bearer letmein"}
     assert_problem(await guarded.post("/tasks", content=b"{}", headers=headers), 403, "TASK_CREATION_DENIED")
+
+
+CROSSING: dict[str, dict[str, str]] = {
+    "a proxy on this machine": {"x-forwarded-for": "203.0.113.5"},
+    "a page of another site": {"origin": "https://evil.example"},
+    "a sandboxed page": {"origin": "null", "content-type": "text/plain"},
+    "a page behind a rebound name": {"host": "evil.example:8080", "origin": "http://evil.example:8080"},
+}
+
+
+@pytest.mark.parametrize("crossing", CROSSING.values(), ids=CROSSING)
+async def test_others_do_not_create_tasks_on_the_gateway_of_a_developer(
+    http: httpx.AsyncClient, services: Services, crossing: dict[str, str]
+) -> None:
+    body = json.dumps({"task": TASK, "model": list(artifacts(1.0))})
+    answer = await http.post("/tasks", content=body, headers=crossing)
+    assert_problem(answer, 403, "TASK_CREATION_DENIED")
+    assert "DISCO_TASK_CREATION" in answer.json()["detail"]
+    assert services.tasks.created == []
+    assert (await http.get("/tasks", headers=crossing)).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:8081", "http://127.0.0.1:8080"])
+async def test_page_of_a_developer_creates_tasks_on_the_gateway_of_that_developer(
+    http: httpx.AsyncClient, origin: str
+) -> None:
+    body = json.dumps({"task": TASK, "model": list(artifacts(1.0))})
+    assert (await http.post("/tasks", content=body, headers={"origin": origin})).status_code == 200
+
+
+@pytest.mark.parametrize("guarded", ["auto"], indirect=True)
+async def test_others_create_tasks_with_the_token_if_there_is_one(guarded: httpx.AsyncClient) -> None:
+    proxied = {"x-forwarded-for": "203.0.113.5"}
+    assert_problem(await guarded.post("/tasks", content=b"{}", headers=proxied), 403, "TASK_CREATION_DENIED")
+    proxied["authorization"] = "Bearer letmein"
+    assert_problem(await guarded.post("/tasks", content=b"{}", headers=proxied), 400, "INVALID_TASK")
+    assert_problem(await guarded.post("/tasks", content=b"{}"), 400, "INVALID_TASK")
+
+
+@pytest.mark.parametrize("guarded", ["open"], indirect=True)
+async def test_everybody_creates_tasks_where_somebody_said_so(guarded: httpx.AsyncClient) -> None:
+    for crossing in CROSSING.values():
+        assert_problem(await guarded.post("/tasks", content=b"{}", headers=crossing), 400, "INVALID_TASK")
 
 
 @pytest.mark.parametrize("guarded", ["token"], indirect=True)

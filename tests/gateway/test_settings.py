@@ -16,9 +16,9 @@ def test_every_setting_is_known_to_all_processes() -> None:
 @pytest.mark.parametrize(
     ("creation", "host", "token", "effective"),
     [
-        ("auto", "127.0.0.1", "", "open"),
-        ("auto", "localhost", "secret", "open"),
-        ("auto", "::1", "", "open"),
+        ("auto", "127.0.0.1", "", "local"),
+        ("auto", "localhost", "secret", "local"),
+        ("auto", "::1", "", "local"),
         ("auto", "0.0.0.0", "", "off"),
         ("auto", "0.0.0.0", "secret", "token"),
         ("auto", "example.org", "", "off"),
