@@ -89,6 +89,18 @@ async def test_three_published_clients_train_and_every_version_is_the_exact_mean
     assert {event["received"] for event in adopted} <= digests
 
 
+async def test_published_clients_read_the_metadata_that_they_posted(
+    system: System, real_client: Path, tmp_path: Path
+) -> None:
+    clients = participants(real_client, system.url, tmp_path, count=2)
+    for number, client in enumerate(clients):
+        client.options |= {"epochs": 1, "metadata": f"note of participant {number}"}
+    await asyncio.gather(*(client.run() for client in clients))
+    for number, client in enumerate(clients):
+        (read,) = client.of("metadata")
+        assert [read["own"], f"note of participant {number}"] in read["notes"]
+
+
 async def test_what_was_trained_is_still_there_after_a_restart(
     system: System, real_client: Path, tmp_path: Path
 ) -> None:

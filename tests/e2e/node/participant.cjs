@@ -68,6 +68,11 @@ async function main () {
   const session = new disco.Disco(task, { client, scheme })
   await session.fit(csv)
   say('trained')
+  if (options.metadata !== undefined) {
+    await client.postMetadata('note', options.metadata)
+    const notes = await client.getMetadataMap('note')
+    say('metadata', { own: client.clientID, notes: [...notes.entries()] })
+  }
   if (options.linger) await new Promise((resolve) => process.stdin.once('data', resolve))
   await client.disconnect()
   say('done')
