@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,14 +27,11 @@ from typing import BinaryIO, Self, TypeVar
 from blobstore import files
 from blobstore.flusher import Flusher
 from blobstore.settings import Durability
-from blobstore.store import BlobExists, BlobMissing, Buffer
-from learning.ids import valid_id
-from learning.refusals import InvalidId, StoreUnavailable
+from blobstore.store import BlobExists, BlobMissing, Buffer, names_among, parts_of
+from learning.refusals import StoreUnavailable
 
 Result = TypeVar("Result")
 
-_NAME_CHARACTERS = re.compile(r"[A-Za-z0-9_./-]+")
-MAX_PARTS = 8
 WRITING = "~writing"
 LEFT_OVER_S = 3600.0
 INLINE_BYTES = 256 * 1024
@@ -115,7 +111,7 @@ class DirectoryBlobStore:
         folder = self._path(prefix) if prefix else self._root
         with _faults():
             found = await _in_thread(lambda: files.names_below(folder, self._root))
-        return [name for name in found if _NAME_CHARACTERS.fullmatch(name)]
+        return names_among(found)
 
     async def delete(self, name: str) -> None:
         path = self._path(name)
@@ -123,12 +119,7 @@ class DirectoryBlobStore:
             files.delete(path, self._root)
 
     def _path(self, name: str) -> Path:
-        parts = name.split("/")
-        try:
-            assert len(parts) <= MAX_PARTS, f"{name!r} has more than {MAX_PARTS} parts"
-            return self._root.joinpath(*(valid_id(part, "blob") for part in parts))
-        except InvalidId:
-            raise AssertionError(f"{name!r} is no name of a blob") from None
+        return self._root.joinpath(*parts_of(name))
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[BinaryIO]:

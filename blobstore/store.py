@@ -9,10 +9,32 @@ Every method raises StoreUnavailable where the store cannot be reached or is ful
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from learning.ids import valid_id
+from learning.refusals import InvalidId
+
 Buffer = bytes | bytearray | memoryview
+
+MAX_PARTS = 8
+_NAME_CHARACTERS = re.compile(r"[A-Za-z0-9_./-]+")
+
+
+def parts_of(name: str) -> list[str]:
+    """The folders of a name, and what it is called in the last one. AssertionError where it is no name."""
+    parts = name.split("/")
+    assert len(parts) <= MAX_PARTS, f"{name!r} has more than {MAX_PARTS} parts"
+    try:
+        return [valid_id(part, "blob") for part in parts]
+    except InvalidId:
+        raise AssertionError(f"{name!r} is no name of a blob") from None
+
+
+def names_among(found: Sequence[str]) -> list[str]:
+    """What of this is a name; the rest is a store's own."""
+    return [name for name in found if _NAME_CHARACTERS.fullmatch(name)]
 
 
 class BlobMissing(Exception):

@@ -1,4 +1,4 @@
-"""Fixtures for everybody: a real Redis."""
+"""Fixtures for everybody: a real Redis, and a real server that speaks S3."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import redis.asyncio
 
 from roundstore.redis_settings import connect
 from tests.redis_process import RedisProcess
+from tests.s3_process import S3Process
 
 pytest.register_assert_rewrite("tests.blobstore.store_contract", "tests.roundstore.store_contract")
 
@@ -45,6 +46,28 @@ async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 def own_redis() -> Iterator[RedisProcess]:
     """A Redis for one test alone, which may kill it and start it again."""
     process = RedisProcess()
+    try:
+        process.start()
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Process]:
+    """A server that the whole run shares; each test has a folder of its own."""
+    process = S3Process()
+    try:
+        process.start()
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def own_s3() -> Iterator[S3Process]:
+    """A server for one test alone, which may kill it and start it again."""
+    process = S3Process()
     try:
         process.start()
         yield process
