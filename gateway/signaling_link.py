@@ -62,6 +62,7 @@ class SignalingLink:
         self._deliver = deliver
         self._requests: _Requests | None = None
         self._stream: asyncio.Task[None] | None = None
+        self._said_goodbye = False
 
     async def run(self, call: Call) -> None:
         """Carries one call out. Only StartSession takes longer than a moment: as long as the stream lives."""
@@ -88,7 +89,7 @@ class SignalingLink:
         if self._stream is None or self._stream.done():
             return
         if give_up_seat and self._requests is not None:
-            self._send(ConnectRequest(end_session=ConnectRequest.EndSession()))
+            self._said_goodbye = self._send(ConnectRequest(end_session=ConnectRequest.EndSession()))
             await asyncio.wait({self._stream}, timeout=GOODBYE_S)
         self._stream.cancel()
 
@@ -96,7 +97,8 @@ class SignalingLink:
         requests = _Requests(_first_request(self._task_id, start))
         try:
             await self._exchange(requests)
-            self._broke(StoreUnavailable(), requests)
+            if not self._said_goodbye:
+                self._broke(StoreUnavailable(), requests)
         except* SlowConsumer as slow:
             self._broke(_first(slow), requests)  # we did not keep up with the service; the session itself is fine
         except* Refusal as refused:

@@ -82,6 +82,19 @@ async def test_socket_survives_the_signaling_service(gateway: Running, services:
         assert await hear(socket) == {"type": 4, "peers": [1]}
 
 
+async def test_goodbye_of_a_peer_is_no_failed_call(gateway: Running, services: Services) -> None:
+    async with connect(f"{gateway.socket_url}/deai/dec") as socket:
+        await say(socket, type=0)
+        await hear(socket)
+    await said(services, "0", "end_session")
+
+    async def forgotten() -> bool:
+        return gateway.counted("disco_gateway_sockets", scheme="decentralized", dialect="g21") == 0
+
+    await eventually(forgotten)
+    assert gateway.counted("disco_gateway_calls_failed_total", call="Connect", reason="STORE_UNAVAILABLE") == 0
+
+
 async def test_bad_frame_of_a_peer_costs_that_message_only(gateway: Running) -> None:
     async with connect(f"{gateway.socket_url}/deai/dec") as socket:
         await socket.send(b"\xc1")
