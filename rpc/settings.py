@@ -33,6 +33,7 @@ KNOWN_NAMES = frozenset(
         "AGGREGATOR_ADDRESS",
         "AGGREGATOR_METRICS_PORT",
         "AGGREGATOR_PORT",
+        "BLOB_URL",
         "DATA_DIR",
         "DEFAULT_DIALECT",
         "DEFAULT_TASKS",
@@ -48,6 +49,10 @@ KNOWN_NAMES = frozenset(
         "PUBLISH_ADDRESS",  # of docker-compose.yml alone
         "POLL_HOLD_S",
         "REDIS_URL",
+        "S3_ACCESS_KEY_ID",
+        "S3_ENDPOINT",
+        "S3_REGION",
+        "S3_SECRET_ACCESS_KEY",
         "SERVICE_HOST",
         "SERVICE_TOKEN",
         "SIGNALING_ADDRESS",

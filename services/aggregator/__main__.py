@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import grpc
 from disco.aggregator.v1 import aggregator_service_pb2_grpc
 
-from blobstore.directory import DirectoryBlobStore
-from learning.refusals import StoreUnavailable
+from blobstore.opening import open_store
 from roundstore.redis_settings import connect
 from roundstore.redis_store import RedisRoundStore
 from rpc import logs
@@ -20,18 +18,9 @@ from services.aggregator.replica import Replica
 from services.aggregator.settings import AggregatorSettings
 
 
-def _blobs(settings: AggregatorSettings) -> DirectoryBlobStore:
-    try:
-        return DirectoryBlobStore(settings.data_dir, settings.durability)
-    except StoreUnavailable:
-        sys.exit(
-            f"Cannot keep sums in {settings.data_dir}. Make it a directory that can be written, or choose another."
-        )
-
-
 async def main(settings: AggregatorSettings) -> None:
     registry = new_registry()
-    async with connect(settings.redis_url) as redis, _blobs(settings) as blobs:
+    async with connect(settings.redis_url) as redis, open_store(settings) as blobs:
         replica = Replica(
             RedisRoundStore(redis),
             blobs,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
 import time
 
 import grpc
 from disco.signaling.v1 import signaling_service_pb2_grpc
 
-from blobstore.directory import DirectoryBlobStore
+from blobstore.opening import open_store
 from learning.ids import ReplicaId
-from learning.refusals import StoreUnavailable
 from roundstore.redis_peer_store import RedisPeerStore
 from roundstore.redis_settings import connect
 from rpc import logs
@@ -26,16 +24,9 @@ from services.signaling.switchboard import Switchboard
 from services.signaling.task_book import TaskBook
 
 
-def _blobs(settings: SignalingSettings) -> DirectoryBlobStore:
-    try:
-        return DirectoryBlobStore(settings.data_dir, settings.durability)
-    except StoreUnavailable:
-        sys.exit(f"Cannot read tasks in {settings.data_dir}. Make it a directory that can be used, or choose another.")
-
-
 async def main(settings: SignalingSettings) -> None:
     registry = new_registry()
-    async with _blobs(settings) as blobs, connect(settings.redis_url) as redis:
+    async with open_store(settings) as blobs, connect(settings.redis_url) as redis:
         switchboard = Switchboard(
             RedisPeerStore(redis),
             replica_id=ReplicaId(f"signaling-{secrets.token_hex(6)}"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import grpc
 from disco.task.v1 import task_service_pb2_grpc
 
-from blobstore.directory import DirectoryBlobStore
-from learning.refusals import StoreUnavailable
+from blobstore.opening import open_store
 from rpc import logs
 from rpc.server import run, serve
 from rpc.settings import load
@@ -18,17 +16,8 @@ from services.task_service.servicer import TaskServicer
 from services.task_service.settings import TaskServiceSettings
 
 
-def _store(settings: TaskServiceSettings) -> DirectoryBlobStore:
-    try:
-        return DirectoryBlobStore(settings.data_dir, settings.durability)
-    except StoreUnavailable:
-        sys.exit(
-            f"Cannot keep tasks in {settings.data_dir}. Make it a directory that can be written, or choose another."
-        )
-
-
 async def main(settings: TaskServiceSettings) -> None:
-    async with _store(settings) as store:
+    async with open_store(settings) as store:
         catalog = Catalog(store, max_bytes=settings.max_message_bytes)
         await catalog.add_default_tasks(settings.default_task_ids, now=time.time())
         servicer = TaskServicer(catalog, clock=time.time, max_bytes=settings.max_message_bytes)

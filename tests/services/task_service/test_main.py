@@ -63,7 +63,7 @@ async def test_a_data_directory_that_cannot_be_one_ends_the_process_with_a_sente
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
     assert errors.decode().splitlines() == [
-        f"Cannot keep tasks in {tmp_path / 'data'}. Make it a directory that can be written, or choose another."
+        f"Cannot keep blobs in {tmp_path / 'data'}. Make it a directory that can be written, or choose another."
     ]
 
 
