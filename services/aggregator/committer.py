@@ -75,7 +75,8 @@ class Committer:
         self._waiting: dict[Offered, None] = {}
         self._taken: Sequence[Offered] = ()
         self._sum: OpenSum | None = None
-        self._round_moved = False
+        self._was_read: RoundStatus | None = None
+        self._must_read = False
         self._arriving = 0
         self._somebody_came = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -151,15 +152,15 @@ class Committer:
         """The round once it collects; None where nobody waits for that any more.
 
         While the round that was seen last goes with the sum, it is not read again: should
-        it have moved, the commit says so, and nothing was changed.
+        it have moved, the commit says so, and nothing was changed. Nobody is refused by it.
         """
         seen = self._rounds.last_seen(self._task_id)
-        if seen is not None and self._sum is not None and self._sum.takes(seen) and not self._round_moved:
+        if seen is not None and self._sum is not None and self._sum.takes(seen) and not self._must_read:
             return seen
         while self._waiting:
             hint = self._changes.next(self._task_id)
             status = await self._rounds.status(self._task_id)
-            self._round_moved = False
+            self._was_read, self._must_read = status, False
             if self._sum is not None and self._sum.takes(status):
                 return status
             if status.state is State.COLLECTING and not await self._rounds.is_behind(status):
@@ -188,6 +189,9 @@ class Committer:
             verdict = await self._judged(offered, status, current.plan)
             if isinstance(verdict, int) and verdict > room and not group:
                 verdict = WeightCapReached(cap=status.weight_cap)
+            if isinstance(verdict, Refusal) and status is not self._was_read:
+                self._must_read = True
+                break
             if not isinstance(verdict, int):
                 self._waiting.pop(offered, None)
                 _answer(offered, verdict)
@@ -236,7 +240,7 @@ class Committer:
             except GroupConflict as conflict:
                 group = await self._without(conflict.refused, group, current)
             except RoundMoved:
-                self._sum, self._round_moved = None, True
+                self._sum, self._must_read = None, True
                 self._put_back(group)
                 return
             except StoreUnavailable as fault:

@@ -332,6 +332,21 @@ async def test_weights_that_must_not_touch_a_sum_do_not(store: RedisRoundStore, 
         await check_version(room, member, 1, {"a": (A, 1), "b": (B, 1)})
 
 
+async def test_nobody_is_refused_by_a_round_that_is_over(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with (
+        opened(store, tmp_path, policy(2, staleness_weights=(1, 1), max_total_weight=10)) as room,
+        room.member(attending=False) as first,  # hears of nothing
+        room.member() as second,
+    ):
+        await first.submit("a", A, sample_count=8)
+        await second.submit("b", B)
+        await second.reaches(1)
+        late = await first.submit("late", C, sample_count=5)  # would not have fitted into round 0
+        assert (late.round, late.weight) == (1, 5)
+        assert (await first.submit("d", D, round=1, sample_count=5)).position == 1
+        await check_version(room, second, 2, {"late": (C, 5), "d": (D, 5)})
+
+
 async def test_weight_beyond_the_cap_is_refused_and_lighter_ones_still_fit(
     store: RedisRoundStore, tmp_path: Path
 ) -> None:
