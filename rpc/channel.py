@@ -52,13 +52,26 @@ Result = TypeVar("Result")
 
 
 def connect(target: str, settings: ProcessSettings | None = None) -> grpc.aio.Channel:
-    """A channel to all replicas behind a gRPC target ("127.0.0.1:50052", "dns:///aggregator:50052")."""
+    """A channel to all replicas behind a gRPC target ("127.0.0.1:50052", "dns:///aggregator:50052").
+
+    With TLS the certificate of every replica must carry the host of the target; of the
+    first address, where the target is a list of them ("ipv4:127.0.0.1:50052,127.0.0.1:50062").
+    """
     credentials = channel_credentials(settings) if settings else None
+    options = (*_OPTIONS, *_authority(target))
     if credentials is None:
-        channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        channel = grpc.aio.insecure_channel(target, options=options)
     else:
-        channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+        channel = grpc.aio.secure_channel(target, credentials, options=options)
     return DiscoChannel(channel, token_metadata(settings) if settings else ())
+
+
+def _authority(target: str) -> tuple[tuple[str, str], ...]:
+    """Whom we mean by a list of addresses: by default gRPC takes the whole list for a name, which none is called."""
+    scheme, _, addresses = target.partition(":")
+    if scheme not in ("ipv4", "ipv6") or "," not in addresses:
+        return ()
+    return (("grpc.default_authority", addresses.split(",")[0]),)
 
 
 async def retrying(

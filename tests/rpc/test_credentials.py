@@ -24,6 +24,7 @@ from rpc.credentials import channel_credentials, server_credentials, token_metad
 from rpc.settings import ProcessSettings, ServerSettings
 from rpc.status import UnexplainedFault
 from tests.rpc.echo_service import METHODS, SERVICE, call, echo_handlers, running
+from tests.waiting import eventually
 
 
 async def nothing(_request: bytes, _context: Any) -> None:
@@ -138,6 +139,32 @@ async def test_a_server_whose_certificate_a_stranger_signed_is_not_trusted(certi
 
 async def test_a_server_without_an_authority_takes_clients_without_certificates(certificates: Certificates) -> None:
     assert await answers(ServerSettings(**certificates.server), ProcessSettings(tls_ca=certificates.authority))
+
+
+async def test_a_list_of_addresses_is_checked_against_the_first_of_them(certificates: Certificates) -> None:
+    # What should happen: calls reach every replica of the list, each under the name that its certificate carries.
+    # What should not happen: a call to a list that begins with an address the certificates do not carry.
+    settings = ServerSettings(**certificates.server, tls_ca=certificates.authority)
+    client = ProcessSettings(**certificates.client, tls_ca=certificates.authority)
+    reached: set[str] = set()
+
+    def noting(name: str) -> Any:
+        async def note(_request: bytes, _context: Any) -> None:
+            reached.add(name)
+
+        return echo_handlers(note)
+
+    async with running(noting("one"), settings=settings) as one, running(noting("two"), settings=settings) as two:
+        async with connect(f"ipv4:{one.target},{two.target}", client) as channel:
+
+            async def both_were_reached() -> bool:
+                assert await call(channel, "UnaryUnary", timeout=5) == [b"answer"]
+                return reached == {"one", "two"}
+
+            await eventually(both_were_reached)
+        async with connect(f"ipv4:127.0.0.2:{one.port},{two.target}", client) as channel:
+            with pytest.raises(StoreUnavailable):
+                await call(channel, "UnaryUnary", timeout=5)
 
 
 def test_without_certificates_there_is_no_tls() -> None:
