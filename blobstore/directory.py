@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Self, TypeVar
 
-from blobstore import files
+from blobstore import files, names
 from blobstore.flusher import Flusher
 from blobstore.settings import Durability
 from blobstore.store import BlobExists, BlobMissing, Buffer, names_among, parts_of
@@ -68,7 +68,14 @@ class DirectoryBlobStore:
                 await self._written(
                     path,
                     parts,
-                    lambda: files.write_whole(path, temporary, parts, replace=replace, sync=self._flusher is None),
+                    lambda: files.write_whole(
+                        path,
+                        temporary,
+                        parts,
+                        replace=replace,
+                        sync=self._flusher is None,
+                        private=name.startswith(names.PRIVATE),
+                    ),
                 )
             except FileExistsError:
                 raise BlobExists(name) from None

@@ -21,13 +21,16 @@ Result = TypeVar("Result")
 FOLDER_ATTEMPTS = 100
 
 
-def write_whole(path: Path, temporary: Path, parts: Sequence[Buffer], *, replace: bool, sync: bool) -> None:
+def write_whole(
+    path: Path, temporary: Path, parts: Sequence[Buffer], *, replace: bool, sync: bool, private: bool = False
+) -> None:
     """Writes `temporary`, then gives it the name `path`: readers see all of it or nothing of it.
 
+    Others than its owner can read it as the umask lets them, but never where it is `private`.
     Raises FileExistsError where `replace` is false and there is a file already; of two at once, one gets it.
     """
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         _write(descriptor, parts, sync=sync)
         # A link, unlike a rename, does not replace what is there.
         _in_folder(path, lambda: os.replace(temporary, path) if replace else os.link(temporary, path))

@@ -5,17 +5,25 @@
     tasks/<task>/weights/<digest>            weights, float32, little-endian        task service, aggregator
     tasks/<task>/versions/<number>.json      ledger entry of version 1, 2, …        aggregator
     sums/<task>/<round>/<replica>.<slot>     a partial sum, slot 0 or 1             aggregator
+    keys/receipt.ed25519                     the private key of receipts, PEM       aggregator
 
 Models and weights are named by the SHA-256 of their bytes, so writing them
 twice is harmless and two writers cannot mix. A task exists when its record does; the
 record is written last, and only once. Version 0 is in the record; a later version
 exists when its ledger entry does, which is written after its weights. Numbers have
-twelve digits, so that the order of names is the order of numbers.
+twelve digits, so that the order of names is the order of numbers. What lies under
+`keys/` is secret: a store that knows owners lets its own alone read it.
 """
 
 from __future__ import annotations
 
 from learning.ids import ReplicaId, TaskId, valid_id
+
+PRIVATE = "keys/"
+
+
+def receipt_key() -> str:
+    return f"{PRIVATE}receipt.ed25519"
 
 
 def task_record(task_id: TaskId) -> str:

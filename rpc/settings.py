@@ -48,6 +48,7 @@ KNOWN_NAMES = frozenset(
         "PARTICIPANT_LEASE_S",
         "PUBLISH_ADDRESS",  # of docker-compose.yml alone
         "POLL_HOLD_S",
+        "RECEIPT_KEY",
         "REDIS_URL",
         "S3_ACCESS_KEY_ID",
         "S3_ENDPOINT",

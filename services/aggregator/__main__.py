@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import grpc
 from disco.aggregator.v1 import aggregator_service_pb2_grpc
 
+from blobstore import names
 from blobstore.opening import open_store
+from blobstore.store import BlobStore
 from roundstore.redis_settings import connect
 from roundstore.redis_store import RedisRoundStore
 from rpc import logs
+from rpc.channel import retrying
 from rpc.metrics import new_registry
 from rpc.server import run, serve
 from rpc.settings import load
+from services.aggregator.receipt_key import NotAReceiptKey, ReceiptKey, shared_key
 from services.aggregator.replica import Replica
 from services.aggregator.settings import AggregatorSettings
+
+KEY_WITHIN_S = 60.0
+
+
+async def receipt_key(settings: AggregatorSettings, blobs: BlobStore) -> ReceiptKey:
+    """Ends the process with a sentence where the key cannot be used: signing with another one would help nobody."""
+    try:
+        if settings.receipt_key is not None:
+            return ReceiptKey.from_pem(settings.receipt_key.read_bytes())
+        return await retrying(lambda: shared_key(blobs), seconds=KEY_WITHIN_S)
+    except OSError as fault:
+        sys.exit(f"Cannot read the receipt key {settings.receipt_key} (DISCO_RECEIPT_KEY): {fault.strerror}.")
+    except NotAReceiptKey:
+        where = settings.receipt_key or f"{names.receipt_key()} in the blob store"
+        sys.exit(f"{where} is no Ed25519 private key in PEM. Restore it: with another one, old receipts do not verify.")
 
 
 async def main(settings: AggregatorSettings) -> None:
@@ -24,6 +44,7 @@ async def main(settings: AggregatorSettings) -> None:
         replica = Replica(
             RedisRoundStore(redis),
             blobs,
+            receipt_key=await receipt_key(settings, blobs),
             registry=registry,
             clock=time.time,
             participant_lease_s=settings.participant_lease_s,

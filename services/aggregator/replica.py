@@ -17,6 +17,7 @@ from services.aggregator.closing import LEASE_S, Closing
 from services.aggregator.coordinator import Coordinator
 from services.aggregator.intake import ANSWER_S, Intake
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.receipt_key import ReceiptKey
 from services.aggregator.rounds import Rounds
 from services.aggregator.servicer import AggregatorServicer
 from services.aggregator.submissions import IDLE_TIMEOUT_S, Submissions
@@ -38,6 +39,7 @@ class Replica:
         store: RoundStore,
         blobs: BlobStore,
         *,
+        receipt_key: ReceiptKey,
         registry: CollectorRegistry,
         clock: Callable[[], float],
         participant_lease_s: float,
@@ -88,6 +90,7 @@ class Replica:
                 idle_timeout_s=idle_timeout_s,
             ),
             versions=Versions(blobs, rounds),
+            receipt_key=receipt_key,
             clock=clock,
             lease_s=participant_lease_s,
             idle_timeout_s=idle_timeout_s,

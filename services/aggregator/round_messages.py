@@ -8,7 +8,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from learning.federated import Admission, RoundStatus, State, contributions_needed, round_deadline, waiting_for
 from learning.ids import TaskId
+from learning.receipts import Statement
 from rpc.task_messages import policy_to_proto
+from services.aggregator.receipt_key import ReceiptKey
 
 
 def round_message(status: RoundStatus) -> round_pb2.Round:
@@ -35,15 +37,33 @@ def round_message(status: RoundStatus) -> round_pb2.Round:
     return message
 
 
-def receipt_message(task_id: TaskId, admission: Admission) -> round_pb2.Receipt:
-    return round_pb2.Receipt(
+def statement_of(task_id: TaskId, admission: Admission) -> Statement:
+    """What the receipt of an admission states."""
+    return Statement(
         task_id=task_id,
         round=admission.round,
         participant_id=admission.participant_id,
-        sha256=bytes.fromhex(admission.digest),
+        digest=admission.digest,
         weight=admission.weight,
         position=admission.position,
     )
+
+
+def receipt_message(statement: Statement, key: ReceiptKey) -> round_pb2.Receipt:
+    return round_pb2.Receipt(
+        task_id=statement.task_id,
+        round=statement.round,
+        participant_id=statement.participant_id,
+        sha256=bytes.fromhex(statement.digest),
+        weight=statement.weight,
+        position=statement.position,
+        signature=key.sign(statement),
+        key_id=key.key_id,
+    )
+
+
+def receipt_key_message(key: ReceiptKey) -> round_pb2.ReceiptKey:
+    return round_pb2.ReceiptKey(key_id=key.key_id, public_key=key.public_key, pem=key.pem)
 
 
 def duration_message(seconds: float) -> Duration:

@@ -16,7 +16,14 @@ from learning.refusals import MalformedMessage, StreamStalled, TooLarge
 from roundstore.store import RoundStore
 from rpc.chunks import chunk_parts
 from services.aggregator.changes import Changes, either
-from services.aggregator.round_messages import duration_message, receipt_message, round_message
+from services.aggregator.receipt_key import ReceiptKey
+from services.aggregator.round_messages import (
+    duration_message,
+    receipt_key_message,
+    receipt_message,
+    round_message,
+    statement_of,
+)
 from services.aggregator.rounds import Rounds
 from services.aggregator.submissions import IDLE_TIMEOUT_S, Announced, Submissions
 from services.aggregator.versions import Versions
@@ -38,6 +45,7 @@ class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         changes: Changes,
         submissions: Submissions,
         versions: Versions,
+        receipt_key: ReceiptKey,
         clock: Callable[[], float],
         lease_s: float,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
@@ -47,6 +55,7 @@ class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         self._changes = changes
         self._submissions = submissions
         self._versions = versions
+        self._receipt_key = receipt_key
         self._clock = clock
         self._lease_s = lease_s
         self._idle_timeout_s = idle_timeout_s
@@ -82,7 +91,8 @@ class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         messages = aiter(request_iterator)
         announced = await self._announced(messages)
         admission = await self._submissions.submit(announced, chunk_parts(messages))
-        return aggregator_service_pb2.SubmitContributionResponse(receipt=receipt_message(announced.task_id, admission))
+        receipt = receipt_message(statement_of(announced.task_id, admission), self._receipt_key)
+        return aggregator_service_pb2.SubmitContributionResponse(receipt=receipt)
 
     async def GetRound(  # noqa: N802
         self, request: aggregator_service_pb2.GetRoundRequest, context: Any
@@ -142,6 +152,11 @@ class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         for who, text in texts.items():
             response.values[who] = text
         return response
+
+    async def GetReceiptKey(  # noqa: N802
+        self, request: aggregator_service_pb2.GetReceiptKeyRequest, context: Any
+    ) -> aggregator_service_pb2.GetReceiptKeyResponse:
+        return aggregator_service_pb2.GetReceiptKeyResponse(key=receipt_key_message(self._receipt_key))
 
     async def _join(self, text: str, participants: list[ParticipantId]) -> RoundStatus:
         task, now = task_id(text), self._clock()

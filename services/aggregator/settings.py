@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from blobstore.settings import BlobSettings
@@ -19,4 +21,8 @@ class AggregatorSettings(ServerSettings, RedisSettings, BlobSettings):
     )
     upload_memory_bytes: int = Field(
         536_870_912, ge=1 << 20, description="Bytes of contributions that one aggregator holds at once; others wait."
+    )
+    receipt_key: Path | None = Field(
+        None,
+        description="PEM file: Ed25519 private key that signs receipts. Absent: one that is made once and kept.",
     )

@@ -28,6 +28,7 @@ from rpc.channel import connect
 from rpc.metrics import new_registry
 from rpc.server import serve
 from rpc.settings import ServerSettings, load
+from services.aggregator.receipt_key import ReceiptKey, new_pem
 from services.aggregator.replica import Replica
 from tests.services.aggregator import fractions_mean
 
@@ -35,6 +36,7 @@ TASK = TaskId("titanic")
 SPECS = (WeightSpec("dense/kernel", (3, 2)), WeightSpec("dense/bias", (2,)), WeightSpec("small/kernel", (4,)))
 BASE = [0.5, -1.0, 0.25, 0.75, 2.0, -0.125, 0.0, 0.0, 0.01, -0.02, 0.03, 0.001]
 """Two tensors with one limb, one with two."""
+RECEIPT_KEY = ReceiptKey.from_pem(new_pem())
 WAIT_S = 20.0
 
 
@@ -186,6 +188,7 @@ class Room:
 
     def new_replica(self, store: RoundStore | None = None, **options: Any) -> Replica:
         defaults: dict[str, Any] = {
+            "receipt_key": RECEIPT_KEY,
             "participant_lease_s": 30.0,
             "max_bytes": 1 << 27,
             "upload_memory_bytes": 1 << 27,

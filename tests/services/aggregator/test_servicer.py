@@ -37,7 +37,17 @@ from learning.refusals import (
 )
 from learning.task import Scheme
 from roundstore.redis_store import RedisRoundStore
-from tests.services.aggregator.room import BASE, SPECS, TASK, WAIT_S, Member, octets, opened, weights_of
+from tests.services.aggregator.room import (
+    BASE,
+    RECEIPT_KEY,
+    SPECS,
+    TASK,
+    WAIT_S,
+    Member,
+    octets,
+    opened,
+    weights_of,
+)
 from tests.waiting import eventually
 
 A, B = weights_of(0), weights_of(1)
@@ -77,7 +87,12 @@ async def test_round_is_told_in_full(store: RedisRoundStore, tmp_path: Path) -> 
         )
         receipt = await member.submit("a", A, sample_count=5)
         assert receipt == round_pb2.Receipt(
-            task_id=TASK, participant_id="a", sha256=hashlib.sha256(A).digest(), weight=20
+            task_id=TASK,
+            participant_id="a",
+            sha256=hashlib.sha256(A).digest(),
+            weight=20,
+            signature=receipt.signature,
+            key_id=RECEIPT_KEY.key_id,
         )
         told = await member.round()
         status = await room.status()

@@ -85,6 +85,11 @@ class AggregatorServiceStub:
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetMetadataRequest.SerializeToString,
                 response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetMetadataResponse.FromString,
                 _registered_method=True)
+        self.GetReceiptKey = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/GetReceiptKey',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AggregatorServiceServicer:
@@ -179,6 +184,14 @@ class AggregatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReceiptKey(self, request, context):
+        """Reads the public key that checks the signatures of receipts. All replicas
+        of an installation have the same one, for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AggregatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -226,6 +239,11 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     servicer.GetMetadata,
                     request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetMetadataRequest.FromString,
                     response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetMetadataResponse.SerializeToString,
+            ),
+            'GetReceiptKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceiptKey,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -477,6 +495,33 @@ class AggregatorService:
             '/disco.aggregator.v1.AggregatorService/GetMetadata',
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetMetadataRequest.SerializeToString,
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceiptKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/GetReceiptKey',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

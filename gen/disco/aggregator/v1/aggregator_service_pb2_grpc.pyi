@@ -86,6 +86,10 @@ class AggregatorServiceStub:
     above the one asked for.
     Fails with INVALID_ID, TASK_NOT_FOUND.
     """
+    GetReceiptKey: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetReceiptKeyRequest, _aggregator_service_pb2.GetReceiptKeyResponse]
+    """Reads the public key that checks the signatures of receipts. All replicas
+    of an installation have the same one, for good.
+    """
 
 @_typing.type_check_only
 class AggregatorServiceAsyncStub(AggregatorServiceStub):
@@ -144,6 +148,10 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     """Reads what all participants stored under a key, for the newest round not
     above the one asked for.
     Fails with INVALID_ID, TASK_NOT_FOUND.
+    """
+    GetReceiptKey: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetReceiptKeyRequest, _aggregator_service_pb2.GetReceiptKeyResponse]  # type: ignore[assignment]
+    """Reads the public key that checks the signatures of receipts. All replicas
+    of an installation have the same one, for good.
     """
 
 class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -254,6 +262,16 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads what all participants stored under a key, for the newest round not
         above the one asked for.
         Fails with INVALID_ID, TASK_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetReceiptKey(
+        self,
+        request: _aggregator_service_pb2.GetReceiptKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.GetReceiptKeyResponse, _abc.Awaitable[_aggregator_service_pb2.GetReceiptKeyResponse]]:
+        """Reads the public key that checks the signatures of receipts. All replicas
+        of an installation have the same one, for good.
         """
 
 def add_AggregatorServiceServicer_to_server(servicer: AggregatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

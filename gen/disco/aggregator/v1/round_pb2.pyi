@@ -158,7 +158,21 @@ Global___Round: _TypeAlias = Round  # noqa: Y015
 @_typing.final
 class Receipt(_message.Message):
     """The acknowledgement of a contribution. Once it was sent, the contribution is
-    counted exactly once, whichever process dies.
+    counted exactly once, whichever process dies: version `round` + 1 states it,
+    and ProveContribution shows that it does.
+
+    `signature` is Ed25519 (RFC 8032) over these bytes, with all numbers unsigned
+    and big-endian:
+
+      16 bytes  "disco receipt v1"
+      2 bytes   length of task_id, then task_id in ASCII
+      8 bytes   round
+      2 bytes   length of participant_id, then participant_id in ASCII
+      32 bytes  sha256
+      8 bytes   weight
+      8 bytes   position
+
+    The same bytes are the contribution's entry in the Merkle tree of the version.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -169,6 +183,8 @@ class Receipt(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Which task."""
     round: _builtins.int
@@ -181,6 +197,10 @@ class Receipt(_message.Message):
     """Weight with which it is counted."""
     position: _builtins.int
     """Its place among the contributions of the round, from 0."""
+    signature: _builtins.bytes
+    """Of the installation, 64 bytes. The same receipt always has the same one."""
+    key_id: _builtins.str
+    """Which key signed it: ReceiptKey.key_id."""
     def __init__(
         self,
         *,
@@ -190,11 +210,43 @@ class Receipt(_message.Message):
         sha256: _builtins.bytes = ...,
         weight: _builtins.int = ...,
         position: _builtins.int = ...,
+        signature: _builtins.bytes = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id", "position", b"position", "round", b"round", "sha256", b"sha256", "task_id", b"task_id", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "participant_id", b"participant_id", "position", b"position", "round", b"round", "sha256", b"sha256", "signature", b"signature", "task_id", b"task_id", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class ReceiptKey(_message.Message):
+    """The key with which an installation signs receipts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    PEM_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The first 16 hex digits of the SHA-256 of `public_key`."""
+    public_key: _builtins.bytes
+    """Ed25519 public key, 32 bytes."""
+    pem: _builtins.str
+    """The same as PEM (SubjectPublicKeyInfo), which tools read."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        pem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "pem", b"pem", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiptKey: _TypeAlias = ReceiptKey  # noqa: Y015
