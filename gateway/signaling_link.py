@@ -52,11 +52,13 @@ class SignalingLink:
         self,
         task_id: str,
         *,
+        peer_protocol: str,
         signaling: SignalingServiceAsyncStub,
         metrics: GatewayMetrics,
         deliver: Callable[[Event], None],
     ) -> None:
         self._task_id = task_id
+        self._peer_protocol = peer_protocol
         self._signaling = signaling
         self._metrics = metrics
         self._deliver = deliver
@@ -94,7 +96,7 @@ class SignalingLink:
         self._stream.cancel()
 
     async def _connect(self, start: StartSession) -> None:
-        requests = _Requests(_first_request(self._task_id, start))
+        requests = _Requests(self._first_request(start))
         try:
             await self._exchange(requests)
             if not self._said_goodbye:
@@ -105,6 +107,18 @@ class SignalingLink:
             self._deliver(SessionRefused(_first(refused)))
         except* Fault as faults:
             self._broke(_first(faults), requests)
+
+    def _first_request(self, start: StartSession) -> ConnectRequest:
+        return ConnectRequest(
+            start_session=ConnectRequest.StartSession(
+                task_id=self._task_id,
+                peer_id=start.peer_id,
+                session_token=start.session_token,
+                next_round=start.next_round,
+                client_id=start.client_id,
+                peer_protocol=self._peer_protocol,
+            )
+        )
 
     async def _exchange(self, requests: _Requests) -> None:
         """One stream from its first message to its end."""
@@ -169,18 +183,6 @@ class _Requests:
             for request in self._waiting
             if request.WhichOneof("message") == "send_signal"
         )
-
-
-def _first_request(task_id: str, start: StartSession) -> ConnectRequest:
-    return ConnectRequest(
-        start_session=ConnectRequest.StartSession(
-            task_id=task_id,
-            peer_id=start.peer_id,
-            session_token=start.session_token,
-            next_round=start.next_round,
-            client_id=start.client_id,
-        )
-    )
 
 
 def _duration(seconds: float | None) -> Duration | None:

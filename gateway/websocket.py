@@ -208,7 +208,11 @@ class WebSocketEndpoint:
             session, codec, self._new_outbox(), metrics=self._metrics
         )
         link = SignalingLink(
-            upgrade.route.task_id, signaling=self._signaling, metrics=self._metrics, deliver=connection.deliver
+            upgrade.route.task_id,
+            peer_protocol=dialect.manners.peer_protocol,
+            signaling=self._signaling,
+            metrics=self._metrics,
+            deliver=connection.deliver,
         )
         with self._registered(connection.end):
             return connection, await connection.run(receive, send, run_call=link.run)

@@ -27,6 +27,8 @@ After every event the round settles:
 2. Of the standing group (the last one formed) those remain who are present;
    where they are fewer than `min_participants`, they are free again.
 3. With at least `min_participants` ready, a group is formed of all who are ready
+   and speak the same protocol with each other; peers of other protocols are to
+   them as if they were in another task
    - when every member of the standing group is ready: groups may grow, but do
      not shrink while their members are there, because the oldest clients wait
      for a contribution of every peer that they ever connected to; or
@@ -88,6 +90,8 @@ class Seat:
     lease_until: float
     stream: Stream | None
     """None: between streams."""
+    protocol: str = ""
+    """How its client speaks with other peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Connected:
     client_digest: str
     fresh_peer_id: PeerId
     fresh_token_digest: str
+    protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +221,10 @@ def may_signal(round: DecentralizedRound, sender: PeerId, to: PeerId) -> bool:
 def look_again_at(round: DecentralizedRound, policy: Policy) -> float | None:
     """When the round may settle differently although nothing happens; None: never."""
     ends = [mark.until for mark in round.marks.values() if mark.until is not None]
-    if len(round.marks) >= policy.min_participants:
-        ends.extend(_forms_at(mark, policy) for mark in round.marks.values())
+    for protocol in _protocols(round):
+        marks = _marks_of(round, protocol)
+        if len(marks) >= policy.min_participants:
+            ends.extend(_forms_at(mark, policy) for mark in marks.values())
     return min(ends, default=None)
 
 
@@ -227,18 +234,22 @@ def next_lease_end(round: DecentralizedRound) -> float | None:
 
 
 def waiting_for(round: DecentralizedRound, policy: Policy) -> tuple[Waiting, str]:
-    """What the round waits for: for programs, and as a sentence for people."""
-    present, ready, least = len(round.seats), len(round.marks), policy.min_participants
+    """What the round waits for: for programs, and as a sentence for people. With several protocols, what those wait for
+    who are nearest to a group."""
+    protocol = max(_protocols(round), key=lambda name: len(_marks_of(round, name)), default="")
+    marks = _marks_of(round, protocol)
+    peers = {who for who, seat in round.seats.items() if seat.protocol == protocol}
+    present, ready, least = len(peers), len(marks), policy.min_participants
     if present < least:
         return Waiting.PEERS, f"Round {round.number} waits for peers: {present} of at least {least} are present."
     if ready < least:
         return Waiting.READY_PEERS, (
             f"Round {round.number} waits for peers to be ready: {ready} of at least {least}; {present} are present."
         )
-    missing = sum(peer_id not in round.marks for peer_id in round.standing)
+    standing = peers.intersection(round.standing)
     return Waiting.STANDING_GROUP, (
-        f"Round {round.number} waits for {missing} of the {len(round.standing)} peers of the last group; "
-        f"{ready} are ready, and go ahead before the first of them gives up."
+        f"Round {round.number} waits for {len(standing - marks.keys())} of the {len(standing)} peers of the last "
+        f"group; {ready} are ready, and go ahead before the first of them gives up."
     )
 
 
@@ -286,6 +297,7 @@ def _connected(round: DecentralizedRound, event: Connected) -> DecentralizedRoun
         since_round=round.number,
         lease_until=event.lease_until,
         stream=event.stream,
+        protocol=event.protocol,
     )
     # The client id is itself the secret here: clients that put one in their URL have
     # nothing else to show, and only its digest is kept. Whoever comes without the token
@@ -332,26 +344,40 @@ def _forms_at(mark: ReadyMark, policy: Policy) -> float:
     return mark.until - min(MARGIN_S, (mark.until - mark.since) / 2)
 
 
+def _protocols(round: DecentralizedRound) -> list[str]:
+    return sorted({seat.protocol for seat in round.seats.values()})
+
+
+def _marks_of(round: DecentralizedRound, protocol: str) -> dict[PeerId, ReadyMark]:
+    return {who: mark for who, mark in round.marks.items() if round.seats[who].protocol == protocol}
+
+
 def _settled(round: DecentralizedRound, now: float, policy: Policy) -> DecentralizedRound:
     marks = {who: mark for who, mark in round.marks.items() if mark.until is None or mark.until > now}
     standing = tuple(who for who in round.standing if who in round.seats)
-    if len(standing) < policy.min_participants:
-        standing = ()
     settled = replace(round, marks=marks, standing=standing)
-    if len(marks) < policy.min_participants:
-        return settled
-    complete = all(who in marks for who in standing)
-    if complete or any(now >= _forms_at(mark, policy) for mark in marks.values()):
-        return _formed(settled)
+    for protocol in _protocols(round):
+        settled = _settled_among(settled, protocol, now, policy)
     return settled
 
 
-def _formed(round: DecentralizedRound) -> DecentralizedRound:
-    members = tuple(sorted(round.marks, key=int))
+def _settled_among(round: DecentralizedRound, protocol: str, now: float, policy: Policy) -> DecentralizedRound:
+    """The round, settled for the peers of one protocol."""
+    others = tuple(who for who in round.standing if round.seats[who].protocol != protocol)
+    standing = tuple(who for who in round.standing if round.seats[who].protocol == protocol)
+    if len(standing) < policy.min_participants:
+        standing = ()
+    settled = replace(round, standing=(*others, *standing))
+    marks = _marks_of(settled, protocol)
+    if len(marks) < policy.min_participants:
+        return settled
+    if not all(who in marks for who in standing) and all(now < _forms_at(mark, policy) for mark in marks.values()):
+        return settled
+    members = tuple(sorted(marks, key=int))
     return replace(
-        round,
-        number=round.number + 1,
-        marks={},
-        standing=members,
-        groups=(*round.groups, Group(round.number, members))[-GROUPS_KEPT:],
+        settled,
+        number=settled.number + 1,
+        marks=_except(settled.marks, members),
+        standing=(*others, *members),
+        groups=(*settled.groups, Group(settled.number, members))[-GROUPS_KEPT:],
     )

@@ -104,6 +104,7 @@ def _to_claim(start: ConnectRequest.StartSession) -> Claim:
         session_token=start.session_token,
         client_id=valid_id(start.client_id, "client") if start.client_id else "",
         next_round=start.next_round,
+        protocol=valid_id(start.peer_protocol, "protocol") if start.peer_protocol else "",
     )
 
 

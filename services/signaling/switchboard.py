@@ -66,6 +66,7 @@ class Claim:
     session_token: str
     client_id: str
     next_round: int
+    protocol: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,7 @@ class Switchboard:
                 client_digest=_digest(claim.client_id),
                 fresh_peer_id=fresh_peer_id,
                 fresh_token_digest=_digest(fresh_token),
+                protocol=claim.protocol,
             )
         )
         seat = seat_of(current, stream_id)

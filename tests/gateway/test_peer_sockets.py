@@ -33,6 +33,43 @@ async def test_peer_gets_a_number_for_an_id(gateway: Running, path: str) -> None
         assert await hear(socket) == {"type": 1, "id": 0}
 
 
+@pytest.mark.parametrize(
+    ("path", "welcome", "listed", "protocol", "patience_s"),
+    [
+        ("/v2.1/deai/dec", {"type": 1, "id": 0}, {"type": 4, "peers": [1, 2]}, "g21", 9),
+        ("/v2.2/deai/dec", {"type": 1, "id": "0"}, {"type": 4, "peers": ["1", "2"]}, "g22", 14),
+        ("/v3.0/deai/dec", {"type": 1, "id": "0"}, {"type": 4, "peers": ["1", "2"]}, "g22", 14),
+        (
+            "/decentralized/dec",
+            {"type": 1, "id": "0", "waitForMoreParticipants": False},
+            {"type": 4, "peers": ["1", "2"], "aggregationRound": 5},
+            "gdv",
+            None,
+        ),
+    ],
+)
+async def test_every_generation_is_told_in_its_own_words_and_by_its_own_patience(
+    gateway: Running,
+    services: Services,
+    path: str,
+    welcome: dict[str, Any],
+    listed: dict[str, Any],
+    protocol: str,
+    patience_s: int | None,
+) -> None:
+    async with connect(gateway.socket_url + path) as socket:
+        await say(socket, type=0)
+        assert await hear(socket) == welcome
+        await say(socket, type=3)
+        await said(services, "0", "start_session", "mark_ready")
+        start, ready = services.signaling.requests["0"]
+        assert start.start_session.peer_protocol == protocol
+        assert ready.mark_ready.HasField("patience") == (patience_s is not None)
+        assert ready.mark_ready.patience.seconds == (patience_s or 0)
+        services.signaling.tell("0", 5, ["1", "2"])
+        assert await hear(socket) == listed
+
+
 async def test_peers_are_introduced_and_exchange_signals(gateway: Running, services: Services) -> None:
     signal: dict[str, Any] = {"type": "offer", "sdp": "v=0", "nothing": None, "number": 1.5}
     async with connect(f"{gateway.socket_url}/deai/dec") as one, connect(f"{gateway.socket_url}/deai/dec") as two:

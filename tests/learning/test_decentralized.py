@@ -288,6 +288,49 @@ def test_a_round_with_nobody_ready_settles_never() -> None:
     assert look_again_at(a_round(1, 2), POLICY) is None
 
 
+def of_two_protocols(*numbers: int, **changes: object) -> DecentralizedRound:
+    """Peers with even numbers speak one protocol with each other, those with odd numbers another one."""
+    seats = {peer(number): seat(number, protocol="even" if number % 2 == 0 else "odd") for number in numbers}
+    return a_round(seats=seats, **changes)
+
+
+def test_peers_of_different_protocols_are_never_in_one_group() -> None:
+    current = of_two_protocols(1, 2, 3, 4)
+    current = after(current, MarkedReady(current.seats[peer(1)], 0, None), MarkedReady(current.seats[peer(2)], 0, None))
+    assert current.groups == ()
+    assert look_again_at(current, POLICY) is None
+    current = after(current, MarkedReady(current.seats[peer(4)], 0, None))
+    assert current.groups == (Group(0, (peer(2), peer(4))),)
+    assert list(current.marks) == ["1"]
+    current = after(current, MarkedReady(current.seats[peer(3)], 0, None))
+    assert current.groups[1:] == (Group(1, (peer(1), peer(3))),)
+    assert (current.number, current.marks, current.standing) == (2, {}, ("2", "4", "1", "3"))
+    assert after(current, TimePassed()) is current
+
+
+def test_nobody_waits_for_a_standing_group_of_another_protocol() -> None:
+    current = of_two_protocols(1, 2, 3, 4, standing=(peer(2), peer(4)))
+    current = after(current, MarkedReady(current.seats[peer(1)], 0, None), MarkedReady(current.seats[peer(3)], 0, None))
+    assert current.groups == (Group(0, (peer(1), peer(3))),)
+    current = after(current, MarkedReady(current.seats[peer(2)], 0, NOW + 9))
+    assert waiting_for(current, POLICY)[1] == "Round 1 waits for peers to be ready: 1 of at least 2; 2 are present."
+
+
+def test_groups_of_two_protocols_can_be_due_at_the_same_time() -> None:
+    current = of_two_protocols(1, 2, 3, 4, 5, 6, standing=tuple(peer(number) for number in range(1, 7)))
+    for number in (1, 2, 3, 4):
+        current = after(current, MarkedReady(current.seats[peer(number)], 0, NOW + 9))
+    assert look_again_at(current, POLICY) == NOW + 8
+    current = after(current, TimePassed(), now=NOW + 8)
+    assert current.groups == (Group(0, (peer(2), peer(4))), Group(1, (peer(1), peer(3))))
+
+
+def test_a_seat_that_is_taken_up_again_keeps_its_protocol() -> None:
+    current = of_two_protocols(1, 2)
+    current = after(current, connecting(5, claims=1, token="token-1"), connecting(6))
+    assert [held.protocol for held in current.seats.values()] == ["odd", "even", ""]
+
+
 def test_what_is_waited_for_has_a_name_and_a_sentence() -> None:
     assert waiting_for(a_round(1), POLICY) == (
         Waiting.PEERS,
@@ -363,6 +406,10 @@ class World:
     streams: int = 0
     seats: dict[int, Seat] = field(default_factory=dict)
     history: list[Group] = field(default_factory=list)
+    protocols: int = 1
+
+    def protocol_of(self, who: int) -> str:
+        return f"protocol-{who // 2 % self.protocols}"
 
     def apply(self, event: Event) -> None:
         before = self.round
@@ -383,6 +430,7 @@ class World:
                 claimed_peer_id=earlier.peer_id if earlier else None,
                 claimed_token_digest=earlier.token_digest if earlier else "",
                 client_digest=f"client-{who}" if who % 2 else "",
+                protocol=self.protocol_of(who),
             )
         )
         held = seat_of(self.round, stream(self.streams))
@@ -414,22 +462,27 @@ WHATS = ["connect", "connect", "mark", "mark", "mark", "mark for ever", "break",
 MOVES = st.lists(st.tuples(st.sampled_from(WHATS), st.integers(0, 4), st.sampled_from([0, 0, 1, 5, 9])), max_size=60)
 
 
-@given(moves=MOVES, least=st.integers(1, 3))
+@given(moves=MOVES, least=st.integers(1, 3), protocols=st.integers(1, 2))
 def test_in_every_history_groups_are_large_enough_and_nobody_is_in_two_of_one_round(
-    moves: list[tuple[str, int, float]], least: int
+    moves: list[tuple[str, int, float]], least: int, protocols: int
 ) -> None:
-    world = World(Policy(min_participants=least))
+    world = World(Policy(min_participants=least), protocols=protocols)
+    spoken: dict[PeerId, str] = {}
     for what, who, seconds in moves:
         world.do(what, who, seconds)
         current = world.round
         assert set(current.marks) <= set(current.seats)
         assert all(mark.until is None or mark.until > world.now for mark in current.marks.values())
         assert set(current.standing) <= set(current.seats)
-        assert not current.standing or len(current.standing) >= least
+        spoken |= {who: held.protocol for who, held in current.seats.items()}
+        for protocol in set(spoken.values()):
+            standing = [who for who in current.standing if spoken[who] == protocol]
+            assert not standing or len(standing) >= least
         wake = look_again_at(current, world.policy)
         assert wake is None or wake > world.now, "a round that is due has settled"
     rounds = [group.round for group in world.history]
     assert rounds == sorted(set(rounds)), "one group for each number, in order"
     for group in world.history:
         assert len(group.members) >= least
+        assert len({spoken[member] for member in group.members}) == 1
         assert list(group.members) == sorted(set(group.members), key=int)

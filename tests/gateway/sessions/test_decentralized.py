@@ -8,6 +8,7 @@ import pytest
 
 from gateway.dialects.messages import (
     Hello,
+    JoinRound,
     MarkReady,
     PeersForRound,
     PeerWelcome,
@@ -40,8 +41,8 @@ from learning.refusals import MalformedMessage, PeerReplaced, SlowConsumer, Task
 class Driven:
     """A session with its clock; gives what it wants after each step."""
 
-    def __init__(self, client_id: str = "") -> None:
-        self.session = DecentralizedSession(client_id=client_id, patience_s=9.0)
+    def __init__(self, client_id: str = "", patience_s: float | None = 9.0) -> None:
+        self.session = DecentralizedSession(client_id=client_id, patience_s=patience_s)
         self.now = 100.0
 
     def receive(self, message: Any) -> list[Call | ServerMessage]:
@@ -71,8 +72,8 @@ class Driven:
         return [*self.session.take_messages(), *self.session.take_calls()]
 
 
-def joined(client_id: str = "") -> Driven:
-    driven = Driven(client_id)
+def joined(client_id: str = "", patience_s: float | None = 9.0) -> Driven:
+    driven = Driven(client_id, patience_s)
     assert driven.receive(Hello()) == [StartSession("", "", 0, client_id)]
     assert driven.deliver(SessionStarted("7", "secret")) == [PeerWelcome("7")]
     return driven
@@ -181,6 +182,17 @@ def test_ready_mark_whose_patience_is_over_is_not_sent_again() -> None:
     driven = joined()
     driven.receive(MarkReady())
     broken(driven).wait(9.5)
+    assert driven.deliver(SessionStarted("7", "secret")) == []
+
+
+def test_peer_that_waits_for_ever_is_ready_again_however_long_the_stream_was_broken() -> None:
+    driven = joined(patience_s=None)
+    assert driven.receive(JoinRound()) == []
+    assert driven.receive(MarkReady()) == [AskForPeers(None)]
+    broken(driven).wait(1000)
+    assert driven.deliver(SessionStarted("7", "secret")) == [AskForPeers(None)]
+    driven.deliver(PeersListed(0, ("8",)))
+    broken(driven)
     assert driven.deliver(SessionStarted("7", "secret")) == []
 
 

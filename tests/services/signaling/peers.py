@@ -139,12 +139,20 @@ class Peer:
         return [(each.peer_id, each.reason) for each in refused]
 
     async def connect(
-        self, channel: grpc.aio.Channel, *, task_id: str = TASK, client_id: str = "", knows_token: bool = True
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        task_id: str = TASK,
+        client_id: str = "",
+        protocol: str = "",
+        knows_token: bool = True,
     ) -> Peer:
         """Opens a stream, and takes the session up again where there was one. Raises what the service refuses with."""
         self.error = None
         self.call = signaling_service_pb2_grpc.SignalingServiceStub(channel).Connect()
-        start = ConnectRequest.StartSession(task_id=task_id, client_id=client_id, next_round=self.next_round)
+        start = ConnectRequest.StartSession(
+            task_id=task_id, client_id=client_id, next_round=self.next_round, peer_protocol=protocol
+        )
         if knows_token:
             start.peer_id, start.session_token = self.started.peer_id, self.started.session_token
         await self.call.write(ConnectRequest(start_session=start))

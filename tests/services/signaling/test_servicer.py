@@ -66,6 +66,19 @@ async def test_two_peers_are_introduced_and_exchange_signals(channel: grpc.aio.C
     assert (replica.signals("here"), replica.streams()) == (5, 2)
 
 
+async def test_peers_of_different_protocols_are_not_introduced(channel: grpc.aio.Channel) -> None:
+    # What should happen: each is introduced to who speaks as it does. What should not happen: signals between the two
+    # kinds, who would not understand each other.
+    peers = [await Peer().connect(channel, protocol=protocol) for protocol in ("g21", "gdv", "g21", "gdv")]
+    for peer in peers:
+        await peer.mark_ready()
+    lists = [await peer.hears_list(number) for peer, number in zip(peers, (0, 1, 0, 1), strict=True)]
+    assert lists == [["3"], ["4"], ["1"], ["2"]]
+    await peers[0].send("2", b"offer")
+    await peers[0].hears(lambda: bool(peers[0].refused))
+    assert peers[0].refused == [("2", "PEER_NOT_CONNECTED")]
+
+
 async def test_an_unknown_task_is_refused(channel: grpc.aio.Channel) -> None:
     with pytest.raises(TaskNotFound, match="There is no task nowhere"):
         await Peer().connect(channel, task_id="nowhere")
@@ -82,6 +95,7 @@ async def test_a_federated_task_is_refused(channel: grpc.aio.Channel) -> None:
         ConnectRequest.StartSession(task_id="../peers"),
         ConnectRequest.StartSession(task_id="peers", peer_id="a b"),
         ConnectRequest.StartSession(task_id="peers", client_id="é"),
+        ConnectRequest.StartSession(task_id="peers", peer_protocol="a b"),
     ],
 )
 async def test_what_is_no_id_is_refused(channel: grpc.aio.Channel, start: ConnectRequest.StartSession) -> None:

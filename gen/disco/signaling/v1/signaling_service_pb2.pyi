@@ -36,6 +36,7 @@ class ConnectRequest(_message.Message):
         SESSION_TOKEN_FIELD_NUMBER: _builtins.int
         NEXT_ROUND_FIELD_NUMBER: _builtins.int
         CLIENT_ID_FIELD_NUMBER: _builtins.int
+        PEER_PROTOCOL_FIELD_NUMBER: _builtins.int
         task_id: _builtins.str
         """Which task."""
         peer_id: _builtins.str
@@ -51,6 +52,11 @@ class ConnectRequest(_message.Message):
         URL): the peer whose session was opened with it gets its seat back.
         Empty: none.
         """
+        peer_protocol: _builtins.str
+        """How the peer speaks with other peers, where this service does not see it:
+        only peers that named the same protocol are introduced to each other.
+        [A-Za-z0-9_.-]{1,128}, or empty: a protocol like any other.
+        """
         def __init__(
             self,
             *,
@@ -59,10 +65,11 @@ class ConnectRequest(_message.Message):
             session_token: _builtins.str = ...,
             next_round: _builtins.int = ...,
             client_id: _builtins.str = ...,
+            peer_protocol: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "next_round", b"next_round", "peer_id", b"peer_id", "session_token", b"session_token", "task_id", b"task_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "next_round", b"next_round", "peer_id", b"peer_id", "peer_protocol", b"peer_protocol", "session_token", b"session_token", "task_id", b"task_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
