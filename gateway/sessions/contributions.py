@@ -64,6 +64,8 @@ class Contributions:
         self._waiting: deque[_Pending] = deque()
         self._submitted: _Pending | None = None
         self.owed: Owed | None = None
+        self.counted_in = -1
+        """The last round in which one of them is counted."""
 
     @property
     def are_settled(self) -> bool:
@@ -106,6 +108,8 @@ class Contributions:
     def settle(self, counted_in: int | None, error: DiscoError | None) -> None:
         """What became of the one that was submitted."""
         settled, self._submitted = self._submitted, None
+        if counted_in is not None:
+            self.counted_in = counted_in
         if settled is None or settled.owed is None or settled.owed is not self.owed:
             return  # nobody waits for an answer to it
         match error:
@@ -120,10 +124,13 @@ class Contributions:
             case _:
                 settled.owed.news_from = 0
 
-    def forget_round(self) -> None:
-        """The store has lost the round that it acknowledged a contribution for."""
+    def forget_round(self, round: RoundView) -> None:
+        """The store has lost the round that it acknowledged a contribution for, and goes on with `round`."""
         if self.owed is not None and self.owed.news_from is not None:
             self.owed.news_from = 0
+        if self._submitted is not None:
+            self._submitted = replace(self._submitted, round=round.number)
+        self.counted_in = -1
 
     def drop_answer(self) -> None:
         """It is given, or its client is gone."""

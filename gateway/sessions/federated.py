@@ -130,7 +130,7 @@ class FederatedSession:
         match event:
             case Joined(round) | RoundSeen(round):
                 if self._round is not None and round.revision < self._round.revision:
-                    self._contributions.forget_round()
+                    self._contributions.forget_round(round)
                 self._round = round
                 self._labels.see(round.number)
             case ContributionSettled(counted_in, error):
@@ -261,10 +261,12 @@ class FederatedSession:
             self._calls.append(ReadVersion(version, until=max(now, min(due))))
 
     def _pull_is_due(self, now: float) -> bool:
+        """There is news where a version is newer than the one the client has, and than the round that has its last
+        contribution: with less, it would contribute to that round a second time, and be refused."""
         if now >= self._pulls[0] + self._poll_hold_s:
             return True
-        settled = self._contributions.are_settled
-        return settled and self._round is not None and self._round.version > self._labels.base
+        known = max(self._labels.base, self._contributions.counted_in)
+        return self._contributions.are_settled and self._round is not None and self._round.version > known
 
     def _answer_pulls(self, version: int, weights: EncodedWeights) -> None:
         """A client adopts an answer only where its number is greater than its own: here, where there is news."""

@@ -232,6 +232,25 @@ def test_pull_waits_for_the_clients_own_contribution() -> None:
     assert driven.deliver(ContributionSettled()) == [ReadVersion(4, until=109.0)]
 
 
+def test_pull_waits_for_the_round_in_which_a_late_contribution_is_counted() -> None:
+    # What should not happen: a client that contributes to the same round again, and is refused.
+    driven = joined(3)
+    driven.deliver(RoundSeen(round_at(4)))
+    driven.receive(contribution(0))
+    driven.deliver(ContributionSettled(counted_in=4))
+    assert driven.receive(PullLatest()) == []
+    assert driven.deliver(RoundSeen(round_at(5))) == [ReadVersion(5, until=109.0)]
+
+
+def test_pull_does_not_wait_for_a_round_that_the_store_has_forgotten() -> None:
+    driven = joined(9)
+    driven.receive(contribution(0))
+    driven.deliver(ContributionSettled(counted_in=9))
+    driven.deliver(RoundSeen(round_at(2)))
+    assert driven.receive(PullLatest()) == []
+    assert driven.deliver(RoundSeen(round_at(3))) == [ReadVersion(3, until=109.0)]
+
+
 def test_pull_of_a_client_that_is_behind_is_answered_at_once() -> None:
     driven = joined(3)
     driven.deliver(RoundSeen(round_at(5)))
