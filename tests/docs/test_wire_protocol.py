@@ -22,6 +22,9 @@ from gateway.dialects.g21 import G21
 from gateway.dialects.messages import (
     ClientMessage,
     Contribute,
+    ContributionAnswer,
+    EncodedWeights,
+    EnoughParticipants,
     Hello,
     Latest,
     MarkReady,
@@ -36,12 +39,13 @@ from gateway.dialects.messages import (
     SignalFrom,
     SignalTo,
     Statistics,
+    VersionedWelcome,
     Welcome,
 )
 from gateway.dialects.negotiation import negotiate_http, negotiate_socket
 from gateway.dialects.registry import DIALECTS
 from gateway.problems import STATUSES
-from gateway.sessions import decentralized, federated
+from gateway.sessions import contributions, decentralized, federated
 from gateway.settings import GatewaySettings
 from learning.refusals import DiscoError, MalformedMessage, TooLarge
 from services.aggregator.servicer import MAX_METADATA_BYTES
@@ -191,6 +195,60 @@ def test_page_names_the_dialects_that_are_spoken_on_sockets() -> None:
     assert quoted(sentence) == list(DIALECTS)
 
 
+GENERATIONS = {"2.2": "g22", "3.0": "g30", "4": "gdv"}
+LATER = ["generation", "task", "type", "from", "fields beside `type`"]
+BODY = EncodedWeights(b"\xc4\x00")
+SENT: dict[str, tuple[ServerMessage, ...]] = {
+    "federated": (
+        Welcome("a"),
+        VersionedWelcome("a", False, 0, BODY, 1),
+        EnoughParticipants(),
+        ContributionAnswer(0, BODY, 1),
+        MetadataMap("t", "a", 0, "k", ()),
+    ),
+    "decentralized": (PeerWelcome("1"), PeersForRound((), 0), SignalFrom("1", pack({}))),
+}
+
+
+def later(generation: str, task: str, sender: str) -> dict[int, set[str]]:
+    """Types with their fields, of one generation's messages."""
+    rows = [row for row in table(PAGE, *LATER) if generation in row[0].split(", ")]
+    return {int(row[2]): set(quoted(row[4])) for row in rows if (row[1], row[3]) == (task, sender)}
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("task", ["federated", "decentralized"])
+def test_table_of_later_messages_is_what_the_dialects_speak(generation: str, task: str) -> None:
+    speaks = DIALECTS[GENERATIONS[generation]]
+    written: dict[int, set[str]] = {}
+    for message in SENT[task]:
+        try:
+            fields = msgspec.msgpack.decode(speaks.encode(message))
+        except AssertionError:
+            continue  # this generation has no such message
+        written[fields["type"]] = fields.keys() - {"type"}
+    assert later(generation, task, "server") == written
+
+    def is_read(kind: int) -> bool:
+        fields = {"round": 0, "payload": b"", "key": "k", "peer": "1", "signal": {}}
+        frame = pack({"type": kind, **fields})
+        try:
+            speaks.decode_federated(frame, LIMIT) if task == "federated" else speaks.decode_decentralized(frame)
+        except MalformedMessage as refusal:
+            return "is no message" not in str(refusal)
+        return True
+
+    assert set(later(generation, task, "client")) == {kind for kind in range(128) if is_read(kind)}
+
+
+def test_numbers_of_later_generations_are_those_of_the_code() -> None:
+    limited, patient = DIALECTS["g22"].manners, DIALECTS["gdv"].manners
+    assert limited.answer_within_s is not None
+    assert f"or {limited.answer_within_s - contributions.READ_WITHIN_S:g} s after it arrived" in " ".join(PAGE.split())
+    assert f"are ready for {limited.peer_patience_s:g} s. Those of 2.2 and 3.0" in " ".join(PAGE.split())
+    assert (patient.answer_within_s, patient.peer_patience_s) == (None, None)
+
+
 def test_every_reason_has_the_status_and_the_code_of_the_code() -> None:
     rows = table(PAGE, *["reason", "HTTP", "close code"] * 2)
     cells = [row[start : start + 3] for row in rows for start in (0, 3) if row[start]]
@@ -233,7 +291,7 @@ def test_numbers_in_the_prose_are_those_of_the_code() -> None:
     for sentence in (
         f"after {federated.ANSWER_WITHIN_S:g} s in any case",
         f"held for `DISCO_POLL_HOLD_S` ({GatewaySettings.model_fields['poll_hold_s'].default:g} s)",
-        f"You are ready for {websocket.PATIENCE_S:g} s",
+        f"You are ready for {dialect.manners.peer_patience_s:g} s",
         f"before {decentralized.LIST_SETTLES_S * 1000:g} ms after the first list that names it",
         f"earlier wait, for {decentralized.SIGNAL_WAITS_S:g} s at most",
         f"pings every {web_server.PING_S:g} s",
