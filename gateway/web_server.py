@@ -74,13 +74,16 @@ def _notice_dead_connections(listening: socket.socket) -> None:
 
 
 class GatewaySocketProtocol(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket protocol, except: large frames are not copied, and closing does not cut the client off."""
+    """Uvicorn's WebSocket protocol, except: large frames are not copied, closing does not cut the client off, and a
+    refused upgrade is no error."""
 
     async def send(self, message: ASGISendEvent) -> None:
         """Uvicorn copies every frame twice. Weights go to many clients, and as the same bytes to all of them."""
         payload = message.get("bytes") if message["type"] == "websocket.send" else None
         if payload is None or len(payload) < SHARED_FROM_BYTES or not self.handshake_complete:
             await super().send(message)
+            if self.initial_response is not None and self.close_sent:
+                self.handshake_complete = True  # answered; uvicorn would log that the application forgot to
             return
         await self.writable.wait()
         if self.disconnected or self.close_sent:

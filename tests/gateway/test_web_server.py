@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 import msgspec
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from gateway.web_server import SHARED_FROM_BYTES, listen
 from tests.gateway.conftest import LIMIT, Running
@@ -83,6 +85,20 @@ async def test_client_that_sends_too_much_without_reading_still_learns_why(gatew
     heard = await asyncio.to_thread(send_all_then_read)
     assert b"\r\n\r\n\x88" in heard
     assert (1009).to_bytes(2, "big") in heard.partition(b"\r\n\r\n")[2]
+
+
+async def test_refused_upgrade_is_no_error_of_the_web_server(
+    gateway: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"{gateway.socket_url}/feai/unknown/{CLIENT}")
+    assert refused.value.response.status_code == 404
+
+    async def ended() -> bool:
+        return not gateway.server.server_state.tasks
+
+    await eventually(ended)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_dead_connections_are_noticed_by_tcp() -> None:
