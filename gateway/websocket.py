@@ -24,7 +24,13 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.connection import Codec, Connection, Ending
 from gateway.dialects.dialect import Dialect
-from gateway.dialects.negotiation import Negotiated, SocketRoute, negotiate_socket, socket_route
+from gateway.dialects.negotiation import (
+    Negotiated,
+    SocketRoute,
+    confirmed_subprotocol,
+    negotiate_socket,
+    socket_route,
+)
 from gateway.dialects.registry import DIALECTS
 from gateway.federated_calls import FederatedCalls
 from gateway.http_edge import request_id_of
@@ -143,7 +149,7 @@ class WebSocketEndpoint:
             raise _Refused(error.reason, answer) from error
         except DiscoError as error:
             raise _Refused(error.reason, problem_for(error)) from error
-        subprotocol = next((name for name in scope["subprotocols"] if name.lower().startswith("disco.v")), None)
+        subprotocol = confirmed_subprotocol(scope["subprotocols"], negotiated.dialect)
         return _Upgrade(route, entry, DIALECTS[negotiated.dialect], negotiated, subprotocol)
 
     async def _serve(self, upgrade: _Upgrade, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ configured default. Knows no task, no memory of earlier requests and no codec.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
@@ -65,7 +65,7 @@ def negotiate_socket(
     headers: Mapping[str, str],
     *,
     query: str = "",
-    subprotocols: Collection[str] = (),
+    subprotocols: Iterable[str] = (),
     default: str = AUTO,
 ) -> Negotiated:
     """The dialect of a WebSocket upgrade. Header names are lower-case."""
@@ -78,13 +78,18 @@ def negotiate_socket(
     if match and match[3]:
         return Negotiated("g21", path, "route")
     for name in subprotocols:
-        if spoken := _SUBPROTOCOL.fullmatch(name):
-            return Negotiated(_GENERATIONS[spoken[1]], path, "hint")
+        if named := _dialect_of(name):
+            return Negotiated(named, path, "hint")
     if hinted := _hint(headers, query):
         return Negotiated(hinted, path, "hint")
     if default != AUTO:
         return Negotiated(default, path, "default")
     return Negotiated("g21" if match and match[1].lower() == "deai" else "g30", path, "default")
+
+
+def confirmed_subprotocol(offered: Iterable[str], dialect: str) -> str | None:
+    """The first name that was offered for what is spoken; None: the socket has no sub-protocol."""
+    return next((name for name in offered if _dialect_of(name) == dialect), None)
 
 
 def negotiate_http(path: str, headers: Mapping[str, str], *, query: str = "", default: str = AUTO) -> Negotiated:
@@ -114,6 +119,12 @@ def _without_prefix(path: str) -> tuple[str, str]:
     if match is None:
         return "", path
     return _GENERATIONS[match[1]], "/" + path[match.end() :]
+
+
+def _dialect_of(subprotocol: str) -> str:
+    """The dialect that a sub-protocol's name means, or ""."""
+    match = _SUBPROTOCOL.fullmatch(subprotocol)
+    return _GENERATIONS[match[1]] if match else ""
 
 
 def _hint(headers: Mapping[str, str], query: str) -> str:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
 
 from tests.gateway.conftest import LIMIT, Running
 from tests.gateway.recorders import Services, weights_of
@@ -174,6 +175,22 @@ async def test_upgrade_that_cannot_be_served_is_answered_404(gateway: Running, p
     assert response.status_code == 404
     assert response.headers["Content-Type"] == "application/problem+json"
     assert msgspec.json.decode(response.body)["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("path", "offered", "confirmed"),
+    [
+        ("/feai/fed", "disco.v2.1", "disco.v2.1"),
+        ("/feai/fed", "disco.v9", None),
+        ("/feai/fed/client", "disco.v3.0", None),
+        ("/v3.0/feai/fed", "disco.v3", "disco.v3"),
+    ],
+)
+async def test_subprotocol_that_is_not_spoken_is_not_confirmed(
+    gateway: Running, path: str, offered: str, confirmed: str | None
+) -> None:
+    async with connect(gateway.socket_url + path, subprotocols=[Subprotocol(offered)]) as socket:
+        assert socket.subprotocol == confirmed
 
 
 async def test_unknown_task_while_the_task_service_is_away_is_answered_503(

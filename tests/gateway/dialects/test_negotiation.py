@@ -1,6 +1,13 @@
 import pytest
 
-from gateway.dialects.negotiation import Negotiated, SocketRoute, negotiate_http, negotiate_socket, socket_route
+from gateway.dialects.negotiation import (
+    Negotiated,
+    SocketRoute,
+    confirmed_subprotocol,
+    negotiate_http,
+    negotiate_socket,
+    socket_route,
+)
 from gateway.dialects.registry import DIALECTS, RENDERINGS
 from learning.task import Scheme
 
@@ -44,6 +51,23 @@ def test_what_only_looks_like_a_prefix_stays(path: str) -> None:
 )
 def test_a_prefix_decides_for_sockets_before_the_route_does(path: str, dialect: str, rest: str) -> None:
     assert negotiate_socket(path, {}) == Negotiated(dialect, rest, "prefix")
+
+
+@pytest.mark.parametrize(
+    ("offered", "dialect", "confirmed"),
+    [
+        (["disco.v2.1"], "g21", "disco.v2.1"),
+        (["chat", "disco.v4", "DISCO.V3", "disco.v3.0"], "g30", "DISCO.V3"),
+        (["disco.v3.0"], "g21", None),
+        (["disco.v9"], "g30", None),
+        (["disco.v2.1.1", "xdisco.v2.1", "chat", ""], "g21", None),
+        ([], "g21", None),
+    ],
+)
+def test_subprotocol_is_confirmed_only_where_it_is_spoken(
+    offered: list[str], dialect: str, confirmed: str | None
+) -> None:
+    assert confirmed_subprotocol(offered, dialect) == confirmed
 
 
 @pytest.mark.parametrize(
