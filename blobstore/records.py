@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
 
 from blobstore import names
-from blobstore.store import BlobMissing, BlobStore, Buffer
+from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
 from learning.ids import TaskId
 from learning.refusals import Refusal, StoredDataDamaged, TaskNotFound, VersionNotFound
 from learning.task import Task
 
 Record = TypeVar("Record")
+
+Rule = Literal["initial", "fork", "mean"]
+"""How the weights of a version came about: given, or made at random, when the task was created; those of a version of
+another task; the mean of the contributions (`services.aggregator.exact_sums`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,16 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The version of another task that a task began with."""
+
+    task_id: str
+    version: int
+    entry_digest: str
+    """SHA-256 of that version's ledger entry, which states the digest of the weights."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRecord:
     """A task as it is kept."""
 
@@ -62,6 +76,7 @@ class TaskRecord:
     initial_digest: str
     """Of the weights of version 0."""
     request_id: str = ""
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,11 @@ class LedgerLine:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What a version was made of. Digests are SHA-256 in lower-case hex."""
+    """What a version was made of. Digests are SHA-256 in lower-case hex.
+
+    The entries of a task are a chain: each states the digest of the one before it, so
+    that none of them can be changed without changing all that follow.
+    """
 
     version: int
     digest: str
@@ -89,6 +108,15 @@ class LedgerEntry:
     weight_cap: int = 0
     contributions: tuple[LedgerLine, ...] = ()
     """In the order of their positions."""
+    task_id: str = ""
+    """This and what follows is empty in entries that were written before there were receipts to prove."""
+    rule: Rule = "mean"
+    merkle_root: str = ""
+    """Over the contributions (`blobstore.ledger`)."""
+    previous: str = ""
+    """Digest of the bytes of the entry before this one; of the source's entry where a fork begins."""
+    source: Source | None = None
+    """Of version 0, where the task is a fork."""
 
 
 def encode(record: object) -> bytes:
@@ -96,12 +124,16 @@ def encode(record: object) -> bytes:
     return msgspec.json.encode(record, order="deterministic")
 
 
-async def _read(store: BlobStore, name: str, kind: type[Record]) -> Record:
-    data = await store.read(name)  # the caller knows what a missing one means
+def _decode(data: bytes, kind: type[Record], *, name: str) -> Record:
+    """Raises StoredDataDamaged."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, ValueError, Refusal) as broken:  # values keep their own rules when they are read, too
         raise StoredDataDamaged(name=name) from broken
+
+
+async def _read(store: BlobStore, name: str, kind: type[Record]) -> Record:
+    return _decode(await store.read(name), kind, name=name)  # the caller knows what a missing one means
 
 
 async def read_task(store: BlobStore, task_id: TaskId) -> TaskRecord:
@@ -135,13 +167,39 @@ async def newest_version(store: BlobStore, task_id: TaskId) -> int:
 
 async def read_ledger_entry(store: BlobStore, task_id: TaskId, number: int) -> LedgerEntry:
     """Raises TaskNotFound, VersionNotFound, StoredDataDamaged."""
+    return decode_entry(await read_entry_bytes(store, task_id, number), name=names.ledger_entry(task_id, number))
+
+
+async def read_entry_bytes(store: BlobStore, task_id: TaskId, number: int) -> bytes:
+    """A ledger entry as it was written: what its digest is the digest of. Raises as `read_ledger_entry`."""
     if number == 0:
-        record = await read_task(store, task_id)
-        return LedgerEntry(version=0, digest=record.initial_digest, base_digest="", create_time=record.create_time)
+        return _initial_entry(await read_task(store, task_id))
     try:
-        return await _read(store, names.ledger_entry(task_id, number), LedgerEntry)
+        return await store.read(names.ledger_entry(task_id, number))
     except BlobMissing:
         raise VersionNotFound(version=number) from None
+
+
+def decode_entry(data: bytes, *, name: str) -> LedgerEntry:
+    """The entry that these bytes are; `name` is for people. Raises StoredDataDamaged."""
+    return _decode(data, LedgerEntry, name=name)
+
+
+def _initial_entry(record: TaskRecord) -> bytes:
+    # Spelled out: what LedgerEntry may gain later must not change the digest that version 1 states.
+    rule: Rule = "fork" if record.source else "initial"
+    return encode(
+        {
+            "version": 0,
+            "digest": record.initial_digest,
+            "base_digest": "",
+            "create_time": record.create_time,
+            "task_id": record.task.task_id,
+            "rule": rule,
+            "previous": record.source.entry_digest if record.source else "",
+            "source": record.source,
+        }
+    )
 
 
 async def read_weights(store: BlobStore, task_id: TaskId, digest: str) -> bytes:
@@ -157,9 +215,17 @@ async def read_weights(store: BlobStore, task_id: TaskId, digest: str) -> bytes:
 
 
 async def write_version(store: BlobStore, task_id: TaskId, weights: Buffer, entry: LedgerEntry) -> None:
-    """Writes the weights, then the entry that makes them a version. Writing the same version twice is harmless."""
+    """Writes the weights, then the entry that makes them a version. Writing the same version twice is harmless.
+
+    Raises BlobExists where another entry is that version already: versions do not change.
+    """
     await store.write(names.weights(task_id, entry.digest), [weights])
-    await store.write(names.ledger_entry(task_id, entry.version), [encode(entry)])
+    name, data = names.ledger_entry(task_id, entry.version), encode(entry)
+    try:
+        await store.write(name, [data], replace=False)
+    except BlobExists:
+        if await store.read(name) != data:
+            raise
 
 
 async def write_task(

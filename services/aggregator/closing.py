@@ -19,9 +19,9 @@ from collections.abc import Callable
 
 import structlog
 
-from blobstore import names, records
+from blobstore import ledger, names, records
 from blobstore.records import LedgerEntry, LedgerLine
-from blobstore.store import BlobMissing, BlobStore, Buffer
+from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
 from learning.federated import NotDue, RoundMoved, RoundStatus, State
 from learning.ids import ReplicaId
 from learning.refusals import StoredDataDamaged
@@ -37,6 +37,8 @@ LEASE_BYTES_PER_S = 16 << 20
 READ_ATTEMPTS = 3
 READ_PAUSE_S = 0.2
 CHUNK_BYTES = 4 << 20
+HASHED_BYTES = 1024
+"""Hashing one contribution into the Merkle root takes about as long as going over so many bytes."""
 _log = structlog.stdlib.get_logger("aggregator")
 
 
@@ -128,6 +130,8 @@ class Closing:
                 return await self._published_before(closing)
             try:
                 await self._write(closing, await self._merged(closing))
+            except BlobExists:
+                continue  # the round store forgot this round while it was closed, and its successor was faster
             except _Unreadable as unreadable:
                 # Perhaps the round moved on and its sums are deleted; reading the round again says so.
                 _log.error("sum.damaged", task_id=status.task_id, number=status.number, blob=unreadable.blob)
@@ -188,7 +192,8 @@ class Closing:
     async def _write(self, closing: ClosingRound, merged: PartialSum) -> None:
         status = closing.status
         weights, digest = await off_loop(4 * merged.plan.size, _mean_and_digest, merged)
-        base = await records.read_ledger_entry(self._blobs, status.task_id, status.number)
+        before = await records.read_entry_bytes(self._blobs, status.task_id, status.number)
+        base = records.decode_entry(before, name=names.ledger_entry(status.task_id, status.number))
         assert status.first_contribution_at is not None, "a round that is due has contributions"
         entry = LedgerEntry(
             version=status.number + 1,
@@ -198,7 +203,10 @@ class Closing:
             total_weight=status.total_weight,
             weight_cap=status.weight_cap,
             contributions=tuple(_lines(closing)),
+            task_id=status.task_id,
+            previous=ledger.digest_of_entry(before),
         )
+        entry = await off_loop(HASHED_BYTES * len(entry.contributions), ledger.with_root, entry)
         await records.write_version(self._blobs, status.task_id, weights, entry)
 
 

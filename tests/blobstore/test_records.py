@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from blobstore import names, records
 from blobstore.directory import DirectoryBlobStore
-from blobstore.records import LedgerEntry, LedgerLine, Model, TaskRecord, WeightSpec
+from blobstore.records import LedgerEntry, LedgerLine, Model, Source, TaskRecord, WeightSpec
 from blobstore.store import BlobExists, BlobStore, Buffer
 from learning.ids import TaskId
 from learning.policy import Policy
@@ -137,8 +137,57 @@ async def test_version_zero_is_in_the_record(store: BlobStore) -> None:
     record = await written(store)
     assert await records.newest_version(store, TASK) == 0
     assert await records.read_ledger_entry(store, TASK, 0) == LedgerEntry(
-        version=0, digest=record.initial_digest, base_digest="", create_time=record.create_time
+        version=0,
+        digest=record.initial_digest,
+        base_digest="",
+        create_time=record.create_time,
+        task_id="titanic",
+        rule="initial",
     )
+
+
+async def test_bytes_of_version_zero_never_change(store: BlobStore) -> None:
+    # Version 1 states their digest, in ledgers that are written already.
+    record = await written(store)
+    assert (
+        await records.read_entry_bytes(store, TASK, 0)
+        == (
+            b'{"base_digest":"","create_time":1763686800.1234567,"digest":"%s","previous":"","rule":"initial",'
+            b'"source":null,"task_id":"titanic","version":0}'
+        )
+        % record.initial_digest.encode()
+    )
+
+
+async def test_version_zero_of_a_fork_goes_on_with_the_chain_of_its_source(store: BlobStore) -> None:
+    source = Source(task_id="other", version=3, entry_digest="ab" * 32)
+    record = replace(await written(store), source=source)
+    await store.write(names.task_record(TASK), [records.encode(record)])
+    entry = await records.read_ledger_entry(store, TASK, 0)
+    assert (entry.rule, entry.previous, entry.source) == ("fork", "ab" * 32, source)
+
+
+async def test_entries_of_before_there_were_receipts_are_read(store: BlobStore) -> None:
+    data = (
+        b'{"version":1,"digest":"d1","base_digest":"d0","create_time":2.5,"total_weight":3,"weight_cap":9,'
+        b'"contributions":[{"participant_id":"a","digest":"d2","base_round":0,"weight":3,"position":0}]}'
+    )
+    await store.write(names.ledger_entry(TASK, 1), [data])
+    assert await records.read_ledger_entry(store, TASK, 1) == LedgerEntry(
+        version=1,
+        digest="d1",
+        base_digest="d0",
+        create_time=2.5,
+        total_weight=3,
+        weight_cap=9,
+        contributions=(LedgerLine("a", "d2", 0, 3, 0),),
+        task_id="",
+        rule="mean",
+        merkle_root="",
+        previous="",
+        source=None,
+    )
+    assert await records.read_entry_bytes(store, TASK, 1) == data
 
 
 async def test_version_zero_of_no_task_is_not_found(store: BlobStore) -> None:
@@ -153,6 +202,13 @@ async def test_a_version_is_read_as_it_was_written_also_twice(store: BlobStore) 
     assert await records.newest_version(store, TASK) == 1
     assert await records.read_ledger_entry(store, TASK, 1) == ENTRY
     assert await records.read_weights(store, TASK, ENTRY.digest) == b"one"
+
+
+async def test_a_version_is_never_replaced_by_another_one(store: BlobStore) -> None:
+    await records.write_version(store, TASK, b"one", ENTRY)
+    with pytest.raises(BlobExists):
+        await records.write_version(store, TASK, b"one", replace(ENTRY, total_weight=7))
+    assert await records.read_ledger_entry(store, TASK, 1) == ENTRY
 
 
 async def test_the_newest_version_is_the_greatest_number(store: BlobStore) -> None:

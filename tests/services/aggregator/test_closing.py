@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from blobstore import names, records
+from blobstore import ledger, names, records
 from learning.federated import State
 from learning.ids import ReplicaId
 from learning.policy import Policy
@@ -52,7 +52,19 @@ async def ledger_bytes(room: Room) -> bytes:
     return await room.blobs.read(names.ledger_entry(TASK, 1))
 
 
+async def check_chain(room: Room) -> None:
+    """Every entry states the digest of the one before it, and a root over what it counts."""
+    for number in range(1, await records.newest_version(room.blobs, TASK) + 1):
+        before = await records.read_entry_bytes(room.blobs, TASK, number - 1)
+        entry = await records.read_ledger_entry(room.blobs, TASK, number)
+        assert entry.previous == ledger.digest_of_entry(before)
+        assert entry.base_digest == records.decode_entry(before, name="").digest
+        assert entry == ledger.with_root(entry)
+        assert (entry.task_id, entry.rule) == (TASK, "mean")
+
+
 async def check_closed_by(room: Room, member: Member) -> None:
+    await check_chain(room)
     await member.reaches(1)
     assert await member.version() == (1, EXPECTED)
     entry = await records.read_ledger_entry(room.blobs, TASK, 1)

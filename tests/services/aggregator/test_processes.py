@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from disco.aggregator.v1 import aggregator_service_pb2_grpc, round_pb2
 
-from blobstore import records
+from blobstore import ledger, records
 from blobstore.directory import DirectoryBlobStore
 from learning.policy import Policy
 from learning.refusals import StoreUnavailable
@@ -117,6 +117,9 @@ async def test_versions_are_the_same_bytes_though_an_aggregator_is_killed(
                 counted = {line.participant_id: line.position for line in entry.contributions}
                 assert len(entry.contributions) == PARTICIPANTS
                 assert counted == {who: receipt.position for who, receipt in receipts.items()}
+                before = await records.read_entry_bytes(blobs, TASK, number)
+                assert entry == ledger.with_root(entry)
+                assert entry.previous == ledger.digest_of_entry(before)
             if kill:
                 with pytest.raises(StoreUnavailable):
                     await doomed.round()
