@@ -1,15 +1,18 @@
 # One image for every process; the command chooses which (docker-compose.yml).
 
 FROM python:3.11-slim-bookworm AS builder
+# What is optional: --build-arg EXTRAS=s3
+ARG EXTRAS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-COPY requirements.txt requirements-build.txt ./
+COPY requirements*.txt ./
 RUN python -m venv --without-pip /venv \
     && pip --python /venv/bin/python install -r requirements.txt \
     && pip install -r requirements-build.txt
 COPY . .
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && pip --python /venv/bin/python install --no-deps dist/*.whl
+    && pip --python /venv/bin/python install --no-deps dist/*.whl \
+    && if [ -n "$EXTRAS" ]; then pip --python /venv/bin/python install -c requirements-test.txt "$(ls dist/*.whl)[$EXTRAS]"; fi
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /data disco \

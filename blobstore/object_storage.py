@@ -8,9 +8,9 @@ so `write` is one PUT (or one multipart upload), and the durability setting mean
 A reader holds one GET open, which goes on with the object that it began with.
 
 What differs from a disk is that a request may take effect after its sender gave it
-up: it may wait in a proxy, or in a server that is slow. Blobs that are written twice
-with different bytes are therefore written on a condition that the next write makes
-untrue:
+up: it may wait in a proxy, or the library has repeated it over another connection. Blobs
+that are written twice with different bytes are therefore written on a condition that
+the next write makes untrue:
 
     write(replace=False)   If-None-Match: *        nothing is there
     write_slot             If-Match: <its ETag>    what is there is what this store saw last
