@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from learning.refusals import DiscoError, InternalError
 
@@ -86,6 +87,19 @@ def _internal_error() -> JSONResponse:
     return problem(STATUSES[error.reason], error.reason, str(error))
 
 
+def _methods_at(request: Request) -> list[str]:
+    """Every method that the path takes. Of several routes at one path the error names the methods of one only."""
+    routes = request.app.router.routes
+
+    def is_taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+    taken = {method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if is_taken(method)}
+    # What the edge answers everywhere: OPTIONS by itself, and HEAD like GET.
+    return sorted(taken | {"OPTIONS"} | ({"HEAD"} if "GET" in taken else set()))
+
+
 def answer_with_problems(app: FastAPI) -> None:
     """Makes every error that `app` meets a problem document."""
 
@@ -102,6 +116,8 @@ def answer_with_problems(app: FastAPI) -> None:
         }
         answer = problem(status, status.name, details.get(status, str(error.detail)))
         answer.headers.update(error.headers or {})
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["Allow"] = ", ".join(_methods_at(request))
         return answer
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:

@@ -60,10 +60,23 @@ async def test_request_id_is_taken_from_the_caller_if_it_is_one(http: httpx.Asyn
     assert strange.headers["x-request-id"] not in ("", "no good")
 
 
-async def test_wrong_method_is_a_problem_document(http: httpx.AsyncClient) -> None:
-    answer = await http.delete("/tasks")
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/tasks", "GET, HEAD, OPTIONS, POST"),
+        ("PUT", "/v2.1/tasks/", "GET, HEAD, OPTIONS, POST"),
+        ("POST", "/tasks/fed/model.json", "GET, HEAD, OPTIONS"),
+        ("POST", "/readyz", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_wrong_method_is_a_problem_document_that_names_the_right_ones(
+    http: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    answer = await http.request(method, path)
     assert_problem(answer, 405, "METHOD_NOT_ALLOWED")
-    assert answer.headers["allow"]
+    assert answer.headers["allow"] == allowed
+    for name in allowed.split(", "):
+        assert (await http.request(name, path)).status_code != 405
 
 
 async def test_head_is_answered_like_get(http: httpx.AsyncClient) -> None:
