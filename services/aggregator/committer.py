@@ -240,7 +240,7 @@ class Committer:
             except GroupConflict as conflict:
                 group = await self._without(conflict.refused, group, current)
             except RoundMoved:
-                self._sum, self._must_read = None, True
+                self._sum = None
                 self._put_back(group)
                 return
             except StoreUnavailable as fault:

@@ -347,6 +347,20 @@ async def test_nobody_is_refused_by_a_round_that_is_over(store: RedisRoundStore,
         await check_version(room, second, 2, {"late": (C, 5), "d": (D, 5)})
 
 
+async def test_contribution_from_a_round_that_this_replica_has_not_heard_of_is_admitted(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with (
+        opened(store, tmp_path, policy(2)) as room,
+        room.member(attending=False) as first,  # hears of nothing
+        room.member() as second,
+    ):
+        await first.submit("a", A)
+        await second.submit("b", B)
+        await second.reaches(1)
+        assert (await first.submit("c", C, round=1)).round == 1
+
+
 async def test_weight_beyond_the_cap_is_refused_and_lighter_ones_still_fit(
     store: RedisRoundStore, tmp_path: Path
 ) -> None:

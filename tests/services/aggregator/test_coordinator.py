@@ -15,6 +15,7 @@ from roundstore.redis_store import RedisRoundStore
 from rpc.channel import retrying
 from tests.redis_process import RedisProcess
 from tests.services.aggregator.room import BASE, TASK, exact_mean, octets, opened, weights_of
+from tests.services.aggregator.troubled_store import TroubledStore, fail
 from tests.waiting import eventually
 
 A, B, C = (weights_of(seed) for seed in range(3))
@@ -118,6 +119,18 @@ async def test_redis_may_die_and_come_back(own_redis: RedisProcess, tmp_path: Pa
             await first.reaches(1)
             assert await first.version() == (1, exact_mean(BASE_OCTETS, [(A, 1), (B, 1), (C, 1)]))
             assert await first.submit("a", A) == receipt
+
+
+async def test_closer_that_lost_the_store_for_a_moment_does_not_wait_for_its_own_lease(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    troubled = TroubledStore(store)
+    policy = Policy(min_participants=1, quorum_share=None, quorum_count=1, deadline_s=600, staleness_weights=(1,))
+    async with opened(store, tmp_path, policy) as room, room.member(troubled, closing_lease_s=3600.0) as member:
+        troubled.trouble("finish_closing", fail, fail)
+        troubled.trouble("read_closing", fail)
+        await member.submit("a", A)
+        await member.reaches(1)
 
 
 async def test_sums_of_closed_rounds_are_let_go_of(store: RedisRoundStore, tmp_path: Path) -> None:
