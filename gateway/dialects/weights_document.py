@@ -18,9 +18,9 @@ from gateway.dialects import number_array
 from gateway.dialects.byte_array import array_header
 from gateway.dialects.messages import Shapes
 from gateway.dialects.number_array import Weights
+from learning.limits import MAX_TENSORS
 from learning.refusals import InvalidWeights, TooLarge, WeightsNotFinite
 
-MAX_TENSORS: Final = 4096
 MAX_DIMENSIONS: Final = 8
 FLOAT32_ARRAY: Final = 0x17
 """Extension under which typed arrays of float32 travel."""

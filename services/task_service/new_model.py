@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from blobstore.records import Model, WeightSpec
 from blobstore.store import Buffer
+from learning.limits import MAX_TENSORS
 from learning.refusals import InvalidModel, InvalidTask, InvalidWeights, TooLarge, WeightsNotFinite
 from learning.task import Task
 from services.task_service.gpt import weights_of_gpt
@@ -52,6 +53,8 @@ def prepare(task: Task, offered: Model, weights: Buffer | None, *, max_bytes: in
     if task.training.tensor_backend != offered.kind:
         raise InvalidTask(field="training.tensor_backend", problem=f'must be "{offered.kind}", as the model is')
     wanted = _READERS[offered.kind](offered.topology_json)
+    if len(wanted) > MAX_TENSORS:
+        raise InvalidModel(problem=f"it has more than {MAX_TENSORS} tensors")
     if sum(math.prod(weight.shape) for weight in wanted) * BYTES_PER_WEIGHT > max_bytes:
         raise TooLarge(limit_bytes=max_bytes)
     sources = _sources(wanted, offered) if offered.weight_specs else None

@@ -12,12 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from blobstore.records import Model, TaskRecord, WeightSpec
 from learning.ids import task_id
+from learning.limits import MAX_TENSORS
 from learning.refusals import InvalidModel, MalformedMessage, StreamStalled, TooLarge
 from rpc.chunks import CHUNK_BYTES, chunk_parts, collect
 from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service.catalog import Catalog
 from services.task_service.topology.document import MAX_DIMENSION, MAX_JSON_BYTES
-from services.task_service.topology.weights import MAX_TENSORS
 
 IDLE_TIMEOUT_S = 30.0
 RECEIVE_TIMEOUT_S = 600.0

@@ -16,6 +16,7 @@ from gateway.hub import MAX_PARTICIPANTS_PER_CALL
 from gateway.metrics import GatewayMetrics
 from gateway.settings import GatewaySettings
 from gateway.websocket import MAX_FRAMES_WAITING
+from learning.limits import MAX_TENSORS
 from learning.policy import MAX_DEADLINE_S, MAX_STALENESS
 from rpc.metrics import CallMetrics
 from rpc.server import GRACE_S
@@ -113,9 +114,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert dict(table(PAGE, "limit", "value")) == {
         "a frame, a model, a contribution (as float32), the body of `POST /tasks`": "`DISCO_MAX_MESSAGE_BYTES`",
         "topology, training configuration or weight specs of a model": f"{MAX_JSON_BYTES} bytes",
-        "tensors of a contribution; dimensions of one": (
-            f"{weights_document.MAX_TENSORS}; {weights_document.MAX_DIMENSIONS}"
-        ),
+        "tensors of a contribution; dimensions of one": (f"{MAX_TENSORS}; {weights_document.MAX_DIMENSIONS}"),
         "contributions held by one aggregator": "`DISCO_UPLOAD_MEMORY_BYTES`; others wait",
         "upload of a contribution over gRPC: pause; in all": f"{IDLE_TIMEOUT_S:g} s; {RECEIVE_TIMEOUT_S:g} s",
         "frames waiting for a client that does not read": (

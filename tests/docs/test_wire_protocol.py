@@ -47,6 +47,7 @@ from gateway.dialects.registry import DIALECTS
 from gateway.problems import STATUSES
 from gateway.sessions import contributions, decentralized, federated
 from gateway.settings import GatewaySettings
+from learning.limits import MAX_TENSORS
 from learning.refusals import DiscoError, MalformedMessage, TooLarge
 from services.aggregator.servicer import MAX_METADATA_BYTES
 from tests.docs.conftest import Described
@@ -273,7 +274,7 @@ def test_limits_are_those_of_the_code() -> None:
         "`metadata`, and any other text": f"{MAX_METADATA_BYTES} bytes",
         "questions of one kind without an answer yet": f"{federated.MAX_UNANSWERED}",
         "contributions that wait behind the one on its way": "1",
-        "tensors; dimensions of one": f"{weights_document.MAX_TENSORS}; {weights_document.MAX_DIMENSIONS}",
+        "tensors; dimensions of one": f"{MAX_TENSORS}; {weights_document.MAX_DIMENSIONS}",
         "nesting of a frame; items beside weights": f"{frame_reader.MAX_DEPTH}; {frame_reader.MAX_ITEMS}",
         "signals kept for a peer": (
             f"{decentralized.MAX_SIGNALS_KEPT} or {decentralized.MAX_BYTES_KEPT} bytes, "

@@ -10,7 +10,6 @@ from services.task_service.topology.document import Config, parse
 from services.task_service.topology.graph import Work, read_network
 from services.task_service.topology.layer import Weight
 
-MAX_TENSORS = 10_000
 MAX_STEPS = 200_000
 """Calls of layers, made or tried, that one topology may ask for: some seconds."""
 
@@ -36,8 +35,6 @@ def weights_of_topology(topology_json: str) -> tuple[Weight, ...]:
 def _check(weights: tuple[Weight, ...]) -> None:
     if not weights:
         raise InvalidModel(problem="it has no weights, so there is nothing to learn")
-    if len(weights) > MAX_TENSORS:
-        raise InvalidModel(problem=f"it has more than {MAX_TENSORS} tensors")
     names: set[str] = set()
     for weight in weights:
         if weight.name in names:

@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from blobstore.records import Model, WeightSpec
+from gateway.dialects import weights_document
+from learning.limits import MAX_TENSORS
 from learning.refusals import InvalidModel, InvalidTask, InvalidWeights, TooLarge, WeightsNotFinite
 from services.task_service import gpt
 from services.task_service.new_model import MAX_DESCRIPTION_BYTES, prepare
@@ -146,6 +149,33 @@ def test_an_optimizer_that_tfjs_does_not_have_is_refused() -> None:
 
 def _gpt(**config: object) -> Model:
     return Model("gpt", json.dumps({"vocabSize": 5, "blockSize": 3, "nLayer": 1, "nHead": 2, "nEmbd": 4, **config}), ())
+
+
+def _tfjs_of(tensors: int) -> Model:
+    assert tensors % 4 == 0
+    return Model(
+        "tfjs", text(sequential(*(layer("BatchNormalization", f"b{n}") for n in range(tensors // 4)), shape=[1])), ()
+    )
+
+
+def test_a_model_of_as_many_tensors_as_there_may_be_can_be_contributed_to() -> None:
+    kept, values = prepare(task(), _tfjs_of(MAX_TENSORS), None, max_bytes=LIMIT)
+    document = [{"shape": spec.shape, "data": [0.5] * spec.size} for spec in kept.weight_specs]
+    weights, shapes = weights_document.decode(msgspec.msgpack.encode(document), LIMIT)
+    assert (len(shapes), len(weights)) == (MAX_TENSORS, values.nbytes)
+
+
+@pytest.mark.parametrize(
+    ("offered", "backend"),
+    [
+        (_tfjs_of(MAX_TENSORS + 4), "tfjs"),
+        (_gpt(nLayer=MAX_TENSORS // 12, nEmbd=2), "gpt"),
+    ],
+    ids=["tensors", "tensors of a gpt"],
+)
+def test_a_model_that_nobody_could_contribute_to_is_refused(offered: Model, backend: str) -> None:
+    with pytest.raises(InvalidModel, match=f"more than {MAX_TENSORS} tensors"):
+        prepare(task(tensor_backend=backend), offered, None, max_bytes=1 << 24)
 
 
 def test_a_gpt_gets_its_tensors_from_its_configuration() -> None:

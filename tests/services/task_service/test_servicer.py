@@ -18,6 +18,7 @@ from blobstore import names, records
 from blobstore.directory import DirectoryBlobStore
 from blobstore.records import LedgerEntry
 from learning.ids import TaskId
+from learning.limits import MAX_TENSORS
 from learning.refusals import (
     InvalidId,
     InvalidModel,
@@ -263,8 +264,8 @@ async def test_tasks_and_models_that_are_not_valid_are_refused(stub: Stub) -> No
     with pytest.raises(InvalidModel):
         await _create(stub, [header])
     header = _header()
-    header.header.model.weight_specs.extend([task_pb2.WeightSpec(name="x")] * 10_001)
-    with pytest.raises(InvalidModel, match="10000 tensors"):
+    header.header.model.weight_specs.extend([task_pb2.WeightSpec(name="x")] * MAX_TENSORS)
+    with pytest.raises(InvalidModel, match=f"{MAX_TENSORS} tensors"):
         await _create(stub, [header])
 
 

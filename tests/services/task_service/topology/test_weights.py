@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from learning.refusals import InvalidModel
-from services.task_service.topology.weights import MAX_TENSORS, weights_of_topology
+from services.task_service.topology.weights import weights_of_topology
 from tests.services.task_service.topologies import (
     Topology,
     dense,
@@ -169,11 +169,6 @@ def test_models_that_use_each_other_twice_level_by_level_are_cut_short() -> None
 def test_ten_thousand_layers_that_wait_for_each_other_are_cut_short() -> None:
     chain = [node(dense(f"d{index}"), [f"d{index - 1}" if index else "in"]) for index in range(10_000)]
     assert "too long" in _refusal(functional([entry("in", 3), *reversed(chain)], inputs=["in"], outputs=["d9999"]))
-
-
-def test_more_tensors_than_the_limit_are_refused() -> None:
-    layers = [layer("BatchNormalization", f"b{index}") for index in range(MAX_TENSORS // 4 + 1)]
-    assert str(MAX_TENSORS) in _refusal(sequential(*layers, shape=[2]))
 
 
 @pytest.mark.parametrize(
