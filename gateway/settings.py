@@ -37,9 +37,6 @@ class GatewaySettings(ProcessSettings):
         le=ANSWER_WITHIN_S,
         description="Seconds for which the newest version is held back for a client that asks until there is news.",
     )
-    trusted_proxies: str = Field(
-        "", description="Addresses of proxies whose X-Forwarded-For is believed, comma-separated. Empty: none."
-    )
 
     @model_validator(mode="after")
     def _token_policy_has_a_token(self) -> Self:

@@ -128,7 +128,6 @@ class WebServer(uvicorn.Server):
 
 def new_server(app: ASGIApp, settings: GatewaySettings) -> WebServer:
     """A server for the gateway's application, with everything decided but where it listens."""
-    proxies = [address.strip() for address in settings.trusted_proxies.split(",") if address.strip()]
     config = uvicorn.Config(
         app,
         loop="none",
@@ -141,8 +140,7 @@ def new_server(app: ASGIApp, settings: GatewaySettings) -> WebServer:
         lifespan="on",
         log_config=None,
         access_log=False,
-        proxy_headers=bool(proxies),
-        forwarded_allow_ips=proxies,
+        proxy_headers=False,  # the address a request came from is believed, and no header about it
         server_header=False,
         timeout_keep_alive=IDLE_HTTP_S,
         timeout_graceful_shutdown=DRAIN_HTTP_S,

@@ -67,7 +67,6 @@ KNOWN_NAMES = frozenset(
         "TLS_CA",
         "TLS_CERT",
         "TLS_KEY",
-        "TRUSTED_PROXIES",
         "UPLOAD_MEMORY_BYTES",
     )
 )
