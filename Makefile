@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check test-compose demo protos format requirements up down clean
+.PHONY: help run test check test-compose demo bench protos format requirements up down clean
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
@@ -21,7 +21,7 @@ test: check ## Checks, then every test.
 
 check: $(VENV)/.test ## Style, types, imports, generated code.
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy && $(BIN)/mypy -p examples
+	$(BIN)/mypy && $(BIN)/mypy -p examples -p bench
 	$(BIN)/lint-imports && $(BIN)/python protos/generate.py --check
 
 test-compose: $(VENV)/.test ## The tests that need a Docker engine: builds the image, starts and breaks the composed system.
@@ -29,6 +29,9 @@ test-compose: $(VENV)/.test ## The tests that need a Docker engine: builds the i
 
 demo: $(VENV)/.demo ## Trains a digit classifier over gRPC with three participants and shows the accuracy rise.
 	@$(BIN)/python -m examples.digits_demo $(ARGS)
+
+bench: $(VENV)/.run ## Loads a system of its own and says what it did; see docs/benchmarks.md.
+	@$(BIN)/python -m bench $(ARGS)
 
 protos: $(VENV)/.test ## Generates gen/ from protos/.
 	$(BIN)/python protos/generate.py

@@ -1,0 +1,126 @@
+"""The system under load: `disco-server` as a user starts it, on free ports, with an empty directory; what it costs.
+
+Costs are read from /proc, so on Linux only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from disco_server.ports import WantedPort, find_free
+
+START_S = 60.0
+STOP_S = 60.0
+WORDS = ("GATEWAY", "TASK_SERVICE", "AGGREGATOR", "SIGNALING")
+MODULES = {"gateway": b"gateway", "task service": b"services.task_service", "aggregator": b"services.aggregator"}
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a process has used so far."""
+
+    cpu_s: float
+    rss_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class System:
+    """One that is running."""
+
+    gateway_port: int
+    task_service: str
+    aggregator: str
+    data_dir: Path
+    pids: dict[str, int]
+
+    def cost(self, name: str) -> Cost:
+        return cost_of(self.pids[name])
+
+    def costs(self) -> dict[str, Cost]:
+        return {name: cost_of(pid) for name, pid in self.pids.items()}
+
+
+def cost_of(pid: int) -> Cost:
+    """Of all threads of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    sizes = {
+        line.split(":")[0]: int(line.split()[1]) << 10
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith(("VmRSS", "VmHWM"))
+    }
+    return Cost((int(fields[11]) + int(fields[12])) / _TICKS_PER_S, sizes["VmRSS"], sizes["VmHWM"])
+
+
+def machine_cpu_s() -> float:
+    """Seconds that all cores together were busy."""
+    user, nice, kernel, _idle, _wait, *more = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    return (user + nice + kernel + sum(more[:2])) / _TICKS_PER_S
+
+
+@contextmanager
+def running() -> Iterator[System]:
+    """A system, until the block ends; its directory goes with it."""
+    ports = find_free([WantedPort(f"DISCO_{word}_PORT", "", "127.0.0.1", 0) for word in WORDS])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DISCO_")}
+    for word, port in zip(WORDS, ports, strict=True):
+        environment |= {f"DISCO_{word}_PORT": str(port), f"DISCO_{word}_METRICS_PORT": "0"}
+    environment |= {"DISCO_DEFAULT_TASKS": "none", "DISCO_DURABILITY": "second", "DISCO_LOG_LEVEL": "warning"}
+    with tempfile.TemporaryDirectory(prefix="disco-bench-") as folder:
+        log = Path(folder, "system.log")
+        with log.open("wb") as output:
+            launcher = subprocess.Popen(  # noqa: S603 (a command of our own)
+                [sys.executable, "-m", "disco_server", "--data-dir", str(Path(folder, "data"))],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            _wait_until_ready(ports[0], launcher, log=log)
+            addresses = [f"127.0.0.1:{port}" for port in ports]
+            yield System(ports[0], addresses[1], addresses[2], Path(folder, "data"), _pids(launcher.pid))
+        finally:
+            launcher.send_signal(signal.SIGINT)
+            launcher.wait(STOP_S)
+
+
+def _wait_until_ready(port: int, launcher: subprocess.Popen[bytes], *, log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and launcher.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.05)
+    sys.exit("The system did not start:\n" + log.read_text(errors="replace"))
+
+
+def _pids(launcher: int) -> dict[str, int]:
+    """Process ids by name, `redis` among them."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue  # no process, or one that ended while we looked
+        if parent == launcher:
+            name = next((name for name, module in MODULES.items() if module in words), None)
+            if name is None and b"redis" in words[0]:
+                name = "redis"
+            if name is not None:
+                found[name] = int(folder.name)
+    return found
