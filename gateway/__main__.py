@@ -16,7 +16,7 @@ import structlog
 from gateway.app import Gateway, create_app
 from gateway.service_clients import ServiceClients
 from gateway.settings import GatewaySettings
-from gateway.web_server import DRAIN_HTTP_S, DRAIN_SOCKETS_S, WebServer, listen, new_server
+from gateway.web_server import DRAIN_HTTP_S, DRAIN_SOCKETS_S, WebServer, allow_files, listen, new_server
 from rpc import logs
 from rpc.metrics import metrics_endpoint, new_registry
 from rpc.server import CannotListen, run
@@ -31,6 +31,7 @@ async def main(settings: GatewaySettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    allow_files(settings.max_sockets)
     with listen(settings.gateway_host, settings.gateway_port) as listening:
         registry = new_registry()
         clients = ServiceClients.open(settings)

@@ -38,6 +38,10 @@ class GatewaySettings(ProcessSettings):
         description="Seconds for which the newest version is held back for a client that asks until there is news.",
     )
 
+    max_sockets: int = Field(
+        10_000, ge=1, description="Sockets that may be open at once; one more is refused at the upgrade with 503."
+    )
+
     @model_validator(mode="after")
     def _token_policy_has_a_token(self) -> Self:
         if self.task_creation == "token" and not self.task_token.get_secret_value():

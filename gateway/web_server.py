@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +40,8 @@ IDLE_HTTP_S = 65
 """Longer than the common 60 seconds of proxies, so that it is they who close connections that are idle."""
 SHARED_FROM_BYTES = 64 << 10
 BACKLOG = 2048
+OTHER_FILES = 512
+"""Files that the process needs beside its sockets: connections over HTTP, and those to the services."""
 
 _log = structlog.stdlib.get_logger("gateway")
 
@@ -58,6 +61,22 @@ def listen(host: str, port: int) -> socket.socket:
         raise CannotListen(address, error.strerror or str(error)) from None
     listening.setblocking(False)
     return listening
+
+
+def allow_files(sockets: int) -> None:
+    """Lets this process open as many files as its sockets and the rest need, as far as the system lets it."""
+    if sys.platform == "win32":
+        return  # it knows no such limit
+    import resource
+
+    wanted = sockets + OTHER_FILES
+    allowed, at_most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or allowed >= wanted:
+        return
+    raised = wanted if at_most == resource.RLIM_INFINITY else min(wanted, at_most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, at_most))
+    if raised < wanted:
+        _log.warning("gateway.too_few_files", allowed=raised, sockets=sockets)
 
 
 def _notice_dead_connections(listening: socket.socket) -> None:

@@ -95,6 +95,7 @@ class WebSocketEndpoint:
         self._versions = versions
         self._metrics = metrics
         self._open: dict[asyncio.Task[object], Callable[[DiscoError], None]] = {}
+        self._places_taken = 0
         self._draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,14 +104,14 @@ class WebSocketEndpoint:
         headers = Headers(scope=scope)
         with structlog.contextvars.bound_contextvars(request_id=request_id_of(headers)):
             try:
-                upgrade = await self._judge(scope, headers)
+                with self._place():
+                    upgrade = await self._judge(scope, headers)
+                    await send({"type": "websocket.accept", "subprotocol": upgrade.subprotocol})
+                    await self._serve(upgrade, receive, send)
             except _Refused as refused:
                 self._metrics.upgrade_refused(refused.reason)
                 _log.info("socket.refused", path=scope["path"], reason=refused.reason)
                 await refused.answer(scope, receive, send)
-                return
-            await send({"type": "websocket.accept", "subprotocol": upgrade.subprotocol})
-            await self._serve(upgrade, receive, send)
 
     async def drain(self) -> None:
         """Closes every socket with a code that says to come back, and waits for their last calls."""
@@ -119,6 +120,18 @@ class WebSocketEndpoint:
             end(ShuttingDown())
         if self._open:
             await asyncio.wait(self._open)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Takes one of the places for sockets while the block runs: before anything is asked, which would cost, too."""
+        if self._places_taken >= self._settings.max_sockets:
+            detail = f"This gateway has {self._settings.max_sockets} sockets open, as many as it may. Try again later."
+            raise _Refused("TOO_MANY_SOCKETS", problem(503, "TOO_MANY_SOCKETS", detail))
+        self._places_taken += 1
+        try:
+            yield
+        finally:
+            self._places_taken -= 1
 
     async def _judge(self, scope: Scope, headers: Headers) -> _Upgrade:
         try:

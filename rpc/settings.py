@@ -44,6 +44,7 @@ KNOWN_NAMES = frozenset(
         "LOG_FORMAT",
         "LOG_LEVEL",
         "MAX_MESSAGE_BYTES",
+        "MAX_SOCKETS",
         "METRICS_HOST",
         "PARTICIPANT_LEASE_S",
         "PUBLISH_ADDRESS",  # of docker-compose.yml alone

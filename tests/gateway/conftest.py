@@ -34,13 +34,15 @@ async def services() -> AsyncIterator[Services]:
 
 
 @pytest.fixture
-def settings(services: Services) -> GatewaySettings:
+def settings(services: Services, request: pytest.FixtureRequest) -> GatewaySettings:
+    """A parameter is settings of the test's own."""
     return GatewaySettings(
         task_service_address=services.address,
         aggregator_address=services.address,
         signaling_address=services.address,
         max_message_bytes=LIMIT,
         poll_hold_s=0.2,
+        **getattr(request, "param", {}),
     )
 
 

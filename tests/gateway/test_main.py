@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from gateway.web_server import OTHER_FILES
 from tests.gateway.recorders import Services
 from tests.gateway.test_websocket import CLIENT, SECONDS, contribution, hear, say
 from tests.waiting import eventually
@@ -30,7 +32,9 @@ class Process:
     port: int
 
 
-async def start(services: Services, port: int, **more: str) -> asyncio.subprocess.Process:
+async def start(
+    services: Services, port: int, *, preexec_fn: Callable[[], None] | None = None, **more: str
+) -> asyncio.subprocess.Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DISCO_")}
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -48,6 +52,7 @@ async def start(services: Services, port: int, **more: str) -> asyncio.subproces
             **more,
         },
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=preexec_fn,
     )
 
 
@@ -96,6 +101,33 @@ async def test_sigterm_closes_sockets_and_settles_contributions(gateway_process:
     assert await asyncio.wait_for(gateway_process.process.wait(), 20) == 0
     assert len(services.aggregator.contributions) == 1
     assert services.aggregator.left == [CLIENT]
+
+
+async def test_process_may_open_as_many_files_as_its_sockets_need(services: Services) -> None:
+    def allow_few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2000))
+
+    process = await start(services, 0, preexec_fn=allow_few, DISCO_MAX_SOCKETS="1000")
+    assert process.stderr is not None
+    while b"gateway.started" not in await asyncio.wait_for(process.stderr.readline(), 30):
+        assert process.returncode is None
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (1000 + OTHER_FILES, 2000)
+    process.kill()
+    await process.wait()
+
+
+async def test_process_that_may_not_open_enough_files_says_so(services: Services) -> None:
+    def allow_few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 500))
+
+    process = await start(services, 0, preexec_fn=allow_few)
+    assert process.stderr is not None
+    warning = await asyncio.wait_for(process.stderr.readline(), 30)
+    assert b"gateway.too_few_files" in warning
+    assert b'"allowed": 500' in warning
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (500, 500)
+    process.kill()
+    await process.wait()
 
 
 async def test_port_that_is_taken_is_one_clear_sentence(services: Services) -> None:

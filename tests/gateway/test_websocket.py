@@ -203,6 +203,34 @@ async def test_unknown_task_while_the_task_service_is_away_is_answered_503(
     await services.start()
 
 
+@pytest.mark.parametrize("settings", [{"max_sockets": 2}], indirect=True)
+async def test_sockets_beyond_the_limit_are_told_to_come_back(gateway: Running) -> None:
+    # What should happen: the socket beyond the limit is refused with 503; a place that is free again is given away.
+    # What should not happen: a place that is lost with an upgrade that was refused for something else.
+    url = f"{gateway.socket_url}/feai/fed"
+    for _ in range(3):
+        with pytest.raises(InvalidStatus):
+            await connect(f"{gateway.socket_url}/feai/unknown/{CLIENT}")
+    first, second = await connect(f"{url}/one"), await connect(f"{url}/two")
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"{url}/three")
+    response = refused.value.response
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+    assert msgspec.json.decode(response.body)["reason"] == "TOO_MANY_SOCKETS"
+    assert gateway.counted("disco_gateway_upgrades_refused_total", reason="TOO_MANY_SOCKETS") == 1
+    await first.close()
+
+    async def there_is_room() -> bool:
+        try:
+            await (await connect(f"{url}/three")).close()
+        except InvalidStatus:
+            return False
+        return True
+
+    await eventually(there_is_room)
+    await second.close()
+
+
 async def test_known_task_is_served_while_the_services_are_away(gateway: Running, services: Services) -> None:
     # What should happen: the socket opens; the contribution and the answer come when the services are back.
     # What should not happen: a lost contribution, a closed socket.
