@@ -16,6 +16,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 import uvicorn
@@ -24,6 +25,7 @@ from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from gateway.frame_stream import CollectingReader
 from gateway.settings import GatewaySettings
 from rpc.server import CannotListen
 
@@ -93,8 +95,15 @@ def _notice_dead_connections(listening: socket.socket) -> None:
 
 
 class GatewaySocketProtocol(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket protocol, except: large frames are not copied, closing does not cut the client off, and a
+    """Uvicorn's WebSocket protocol, except: large frames are copied less, closing does not cut the client off, and a
     refused upgrade is no error."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # The parser holds on to its reader, so it begins anew; nothing has been received yet.
+        self.conn.reader = CollectingReader()
+        self.conn.parser = self.conn.parse()
+        next(self.conn.parser)
 
     async def send(self, message: ASGISendEvent) -> None:
         """Uvicorn copies every frame twice. Weights go to many clients, and as the same bytes to all of them."""

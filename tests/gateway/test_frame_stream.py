@@ -6,12 +6,15 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets.asyncio.client import connect
 from websockets.streams import StreamReader
 
 from gateway import frame_stream
 from gateway.frame_stream import CollectingReader
+from gateway.web_server import GatewaySocketProtocol
+from tests.gateway.conftest import Running
 
 
 def outcome(step: Generator[None, None, Any]) -> object:
@@ -91,6 +94,13 @@ def test_a_stream_of_single_bytes_takes_no_more_memory_than_it_has_bytes() -> No
     assert outcome(reading) is None
     reader.feed_data(b"!")
     assert outcome(reading) == bytes(number % 256 for number in range(999)) + b"!"
+
+
+async def test_sockets_of_the_gateway_use_it(gateway: Running) -> None:
+    async with connect(f"{gateway.socket_url}/feai/fed/me"):
+        (protocol,) = gateway.server.server_state.connections
+        assert isinstance(protocol, GatewaySocketProtocol)
+        assert isinstance(protocol.conn.reader, CollectingReader)
 
 
 def test_nothing_can_be_fed_after_the_end() -> None:

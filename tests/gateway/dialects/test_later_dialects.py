@@ -6,7 +6,7 @@ import math
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects.dialect import Dialect
@@ -280,6 +280,7 @@ mutated = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | mutated | wrong_types)
 @example(b"\x83\xa4type\x0a\xa5round\x00\xa7payload\xc6\xff\xff\xff\xff\x00")
 @example(b"\x83\xa4type\x0a\xa5round\x00\xa7payload" + b"\x91" * 100_000)
