@@ -60,6 +60,7 @@ def _small_frames_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame_stream, "SMALL_BYTES", 2)
 
 
+@settings(deadline=None)
 @given(
     reads=st.lists(st.integers(0, 12), max_size=8),
     feeds=st.lists(st.binary(max_size=9), max_size=12),
