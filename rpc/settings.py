@@ -3,6 +3,7 @@
     DiscoSettings
     └── ProcessSettings     logs, metrics, the size limit, token and certificates
         └── ServerSettings  where a gRPC service listens
+    LeaseSettings           how long a place is kept, beside ServerSettings
 
 Each process subclasses one of them with plain fields (`gateway_port: Port = 8080` is
 `DISCO_GATEWAY_PORT`) and calls `load`. An empty variable counts as absent. Knows the
@@ -111,6 +112,14 @@ class ProcessSettings(DiscoSettings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("DISCO_TLS_CERT and DISCO_TLS_KEY must be given together.")
         return self
+
+
+class LeaseSettings(DiscoSettings):
+    """What every process has that keeps places: one definition, so that one environment suits all of them."""
+
+    participant_lease_s: float = Field(
+        30.0, ge=1, le=3600, description="Seconds a participant or peer keeps its place after its connection is gone."
+    )
 
 
 class ServerSettings(ProcessSettings):

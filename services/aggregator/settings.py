@@ -8,17 +8,14 @@ from pydantic import Field
 
 from blobstore.settings import BlobSettings
 from roundstore.redis_settings import RedisSettings
-from rpc.settings import Port, ServerSettings
+from rpc.settings import LeaseSettings, Port, ServerSettings
 
 
-class AggregatorSettings(ServerSettings, RedisSettings, BlobSettings):
+class AggregatorSettings(ServerSettings, LeaseSettings, RedisSettings, BlobSettings):
     """What `python -m services.aggregator` reads from the environment."""
 
     aggregator_port: Port = Field(50052, description="Port of the aggregator.")
     aggregator_metrics_port: Port = Field(9052, description="Port of its Prometheus endpoint; 0: none.")
-    participant_lease_s: float = Field(
-        30.0, ge=1, le=3600, description="A participant whose presence is not renewed for so many seconds has left."
-    )
     upload_memory_bytes: int = Field(
         536_870_912, ge=1 << 20, description="Bytes of contributions that one aggregator holds at once; others wait."
     )

@@ -6,14 +6,11 @@ from pydantic import Field
 
 from blobstore.settings import BlobSettings
 from roundstore.redis_settings import RedisSettings
-from rpc.settings import Port, ServerSettings
+from rpc.settings import LeaseSettings, Port, ServerSettings
 
 
-class SignalingSettings(ServerSettings, BlobSettings, RedisSettings):
+class SignalingSettings(ServerSettings, LeaseSettings, BlobSettings, RedisSettings):
     """What `python -m services.signaling` reads from the environment."""
 
     signaling_port: Port = Field(50053, description="Port the signaling service listens on.")
     signaling_metrics_port: Port = Field(9053, description="Port of its Prometheus endpoint; 0 turns it off.")
-    participant_lease_s: float = Field(
-        30.0, gt=0, description="Seconds a participant or peer keeps its place after its connection is gone."
-    )
