@@ -77,9 +77,7 @@ async def test_what_is_no_key_is_never_replaced_by_another_one(tmp_path: Path, p
         await store.write(names.receipt_key(), [pem])
         with pytest.raises(NotAReceiptKey):
             await shared_key(store)
-        with pytest.raises(
-            SystemExit, match=r"keys/receipt\.ed25519 in the blob store is no Ed25519 private key"
-        ):
+        with pytest.raises(SystemExit, match=r"keys/receipt\.ed25519 in the blob store is no Ed25519 private key"):
             await receipt_key(AggregatorSettings(data_dir=tmp_path), store)
         assert await store.read(names.receipt_key()) == pem
 
