@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
+from learning.aggregation import Aggregation, AggregationRule
 from learning.ids import TaskId, valid_id
 from learning.policy import Policy
 from learning.refusals import InvalidTask
@@ -163,16 +164,28 @@ class Task:
     display: DisplayInformation
     training: TrainingInformation
     policy: Policy = field(default_factory=Policy)
+    aggregation: Aggregation | None = None
+    """None: nothing was said; `aggregation_in_force` is what holds then."""
 
     def __post_init__(self) -> None:
         valid_id(self.task_id, "task")
         training = self.training
+        _check(
+            self.scheme is Scheme.FEDERATED or self.aggregation_in_force.rule is AggregationRule.MEAN,
+            "aggregation.rule",
+            "can be chosen in a federated task only: elsewhere the server does not aggregate",
+        )
         if self.data_kind is DataKind.TABULAR:
             _check(bool(training.input_columns), "training.input_columns", "are required for tabular data")
             _check(bool(training.output_columns), "training.output_columns", "are required for tabular data")
         if self.data_kind is DataKind.IMAGE:
             _check(training.image_height > 0, "training.image_height", "is required for images")
             _check(training.image_width > 0, "training.image_width", "is required for images")
+
+    @property
+    def aggregation_in_force(self) -> Aggregation:
+        """What the server makes of the contributions of a round."""
+        return self.aggregation or Aggregation()
 
     @property
     def model_id(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
+from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from disco.task.v1 import policy_pb2, task_pb2
@@ -111,6 +112,7 @@ def _left_to_default(message: Message, descriptor: Any, field: Field[Any]) -> bo
 
 
 def _value(value: Any, hint: Any, descriptor: Any, *, path: str) -> Any:
+    hint = next((each for each in get_args(hint) if is_dataclass(each) and NoneType in get_args(hint)), hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _enum_value(value, hint, descriptor.enum_type, path=path)
     if isinstance(hint, type) and is_dataclass(hint):

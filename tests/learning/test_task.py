@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from learning.aggregation import Aggregation, AggregationRule
 from learning.ids import TaskId
 from learning.policy import Policy
 from learning.refusals import InvalidId, InvalidTask
@@ -192,3 +193,14 @@ def test_a_task_without_an_id_is_refused() -> None:
 def test_a_model_without_a_name_is_called_after_its_task() -> None:
     assert a_task().model_id == "titanic-model"
     assert a_task(model_id="mine").model_id == "mine"
+
+
+def test_the_mean_is_what_holds_where_a_task_says_nothing() -> None:
+    assert a_task().aggregation_in_force == Aggregation(AggregationRule.MEAN)
+
+
+@pytest.mark.parametrize("scheme", [Scheme.DECENTRALIZED, Scheme.LOCAL])
+def test_a_rule_is_refused_where_the_server_does_not_aggregate(scheme: Scheme) -> None:
+    with pytest.raises(InvalidTask) as refusal:
+        replace(a_task(), scheme=scheme, aggregation=Aggregation(AggregationRule.FEDADAM))
+    assert refused_field(refusal) == "aggregation.rule"

@@ -11,6 +11,7 @@ from disco.task.v1 import policy_pb2, task_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learning.aggregation import DEFAULTS, Aggregation, AggregationRule
 from learning.ids import TaskId
 from learning.policy import Policy
 from learning.refusals import InvalidId, InvalidPolicy, InvalidTask
@@ -23,6 +24,7 @@ RECORDS: list[tuple[type[Any], Any, dict[str, str], set[str]]] = [
     (DataExample, task_pb2.DataExample, {}, set()),
     (TrainingInformation, task_pb2.TrainingInformation, {}, set()),
     (Policy, policy_pb2.Policy, {"deadline_s": "deadline"}, set()),
+    (Aggregation, task_pb2.Aggregation, {}, set()),
 ]
 
 texts = st.text(max_size=20)
@@ -97,10 +99,19 @@ policies = st.builds(
     max_total_weight=st.integers(2**20, 2**40),
 )
 
+aggregations = st.sampled_from(AggregationRule).flatmap(
+    lambda rule: st.builds(
+        Aggregation, rule=st.just(rule), **{name: maybe(st.just(value)) for name, value in DEFAULTS[rule].items()}
+    )
+)
+
 tasks = st.builds(
-    Task,
+    lambda scheme, aggregation, **rest: Task(
+        scheme=scheme, aggregation=aggregation if scheme is Scheme.FEDERATED else None, **rest
+    ),
     task_id=st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True).map(TaskId),
     scheme=st.sampled_from(Scheme),
+    aggregation=maybe(aggregations),
     data_kind=st.sampled_from(DataKind),
     display=displays,
     training=trainings,
@@ -140,9 +151,16 @@ def test_record_and_message_have_the_same_fields(
     assert names == set(message.DESCRIPTOR.fields_by_name) - not_in_record
 
 
-@pytest.mark.parametrize(("kind", "field"), [(Scheme, "scheme"), (DataKind, "data_kind")])
-def test_enums_have_the_same_values(kind: type[Enum], field: str) -> None:
-    first, *others = [value.name for value in task_pb2.Task.DESCRIPTOR.fields_by_name[field].enum_type.values]
+@pytest.mark.parametrize(
+    ("message", "kind", "field"),
+    [
+        (task_pb2.Task, Scheme, "scheme"),
+        (task_pb2.Task, DataKind, "data_kind"),
+        (task_pb2.Aggregation, AggregationRule, "rule"),
+    ],
+)
+def test_enums_have_the_same_values(message: Any, kind: type[Enum], field: str) -> None:
+    first, *others = [value.name for value in message.DESCRIPTOR.fields_by_name[field].enum_type.values]
     prefix = first.removesuffix("UNSPECIFIED")
     assert [name.removeprefix(prefix) for name in others] == [member.name for member in kind]
 

@@ -90,6 +90,7 @@ class Task(_message.Message):
     TRAINING_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Identifies the task: [A-Za-z0-9_.-]{1,128}."""
     scheme: Global___Task.Scheme.ValueType
@@ -112,6 +113,10 @@ class Task(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the task was created. Output only."""
 
+    @_builtins.property
+    def aggregation(self) -> Global___Aggregation:
+        """How the server makes a version of the contributions of a round; in a federated task only. Absent: their mean."""
+
     def __init__(
         self,
         *,
@@ -122,14 +127,118 @@ class Task(_message.Message):
         training: Global___TrainingInformation | None = ...,
         policy: _policy_pb2.Policy | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        aggregation: Global___Aggregation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display", b"display", "policy", b"policy", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "display", b"display", "policy", b"policy", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "data_kind", b"data_kind", "display", b"display", "policy", b"policy", "scheme", b"scheme", "task_id", b"task_id", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "data_kind", b"data_kind", "display", b"display", "policy", b"policy", "scheme", b"scheme", "task_id", b"task_id", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Aggregation(_message.Message):
+    """How the server makes a version of the contributions of a round: a rule and its
+    numbers. A number that is absent is the default of the rule; one that the rule
+    does not know is refused. A "step" is the mean of a round minus its base version.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Rule:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _RuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Aggregation._Rule.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        RULE_UNSPECIFIED: Aggregation._Rule.ValueType  # 0
+        """As RULE_MEAN."""
+        RULE_MEAN: Aggregation._Rule.ValueType  # 1
+        """Their weighted mean."""
+        RULE_FEDAVGM: Aggregation._Rule.ValueType  # 2
+        """The base version plus a step with momentum. Knows server_learning_rate (1), momentum (0.9)."""
+        RULE_FEDADAM: Aggregation._Rule.ValueType  # 3
+        """A step that adapts to each weight: FedAdam of arXiv 2003.00295. Knows server_learning_rate (0.01), beta1 (0.9),
+        beta2 (0.99), tau (0.001).
+        """
+        RULE_FEDYOGI: Aggregation._Rule.ValueType  # 4
+        """FedYogi, likewise; the same numbers and defaults."""
+        RULE_FEDADAGRAD: Aggregation._Rule.ValueType  # 5
+        """FedAdagrad, likewise. Knows server_learning_rate (0.1), beta1 (0), tau (0.001)."""
+
+    class Rule(_Rule, metaclass=_RuleEnumTypeWrapper):
+        """What is made of the contributions."""
+
+    RULE_UNSPECIFIED: Aggregation.Rule.ValueType  # 0
+    """As RULE_MEAN."""
+    RULE_MEAN: Aggregation.Rule.ValueType  # 1
+    """Their weighted mean."""
+    RULE_FEDAVGM: Aggregation.Rule.ValueType  # 2
+    """The base version plus a step with momentum. Knows server_learning_rate (1), momentum (0.9)."""
+    RULE_FEDADAM: Aggregation.Rule.ValueType  # 3
+    """A step that adapts to each weight: FedAdam of arXiv 2003.00295. Knows server_learning_rate (0.01), beta1 (0.9),
+    beta2 (0.99), tau (0.001).
+    """
+    RULE_FEDYOGI: Aggregation.Rule.ValueType  # 4
+    """FedYogi, likewise; the same numbers and defaults."""
+    RULE_FEDADAGRAD: Aggregation.Rule.ValueType  # 5
+    """FedAdagrad, likewise. Knows server_learning_rate (0.1), beta1 (0), tau (0.001)."""
+
+    RULE_FIELD_NUMBER: _builtins.int
+    SERVER_LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    BETA1_FIELD_NUMBER: _builtins.int
+    BETA2_FIELD_NUMBER: _builtins.int
+    TAU_FIELD_NUMBER: _builtins.int
+    rule: Global___Aggregation.Rule.ValueType
+    """What is made of the contributions."""
+    server_learning_rate: _builtins.float
+    """Length of the server's step, above 0 and at most 10^6."""
+    momentum: _builtins.float
+    """Share of the last step that is kept, 0 to below 1."""
+    beta1: _builtins.float
+    """Share of the mean of the steps that is kept, 0 to below 1."""
+    beta2: _builtins.float
+    """Share of the mean of their squares that is kept, 0 to below 1."""
+    tau: _builtins.float
+    """The larger, the less the step adapts; 10^-12 to 1."""
+    def __init__(
+        self,
+        *,
+        rule: Global___Aggregation.Rule.ValueType = ...,
+        server_learning_rate: _builtins.float | None = ...,
+        momentum: _builtins.float | None = ...,
+        beta1: _builtins.float | None = ...,
+        beta2: _builtins.float | None = ...,
+        tau: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_momentum", b"_momentum", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "beta1", b"beta1", "beta2", b"beta2", "momentum", b"momentum", "server_learning_rate", b"server_learning_rate", "tau", b"tau"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_momentum", b"_momentum", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "beta1", b"beta1", "beta2", b"beta2", "momentum", b"momentum", "rule", b"rule", "server_learning_rate", b"server_learning_rate", "tau", b"tau"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
+    _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
+    _WhichOneofReturnType__beta2: _TypeAlias = _typing.Literal["beta2"]  # noqa: Y015
+    _WhichOneofArgType__beta2: _TypeAlias = _typing.Literal["_beta2", b"_beta2"]  # noqa: Y015
+    _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
+    _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
+    _WhichOneofReturnType__server_learning_rate: _TypeAlias = _typing.Literal["server_learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__server_learning_rate: _TypeAlias = _typing.Literal["_server_learning_rate", b"_server_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__tau: _TypeAlias = _typing.Literal["tau"]  # noqa: Y015
+    _WhichOneofArgType__tau: _TypeAlias = _typing.Literal["_tau", b"_tau"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta1) -> _WhichOneofReturnType__beta1 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta2) -> _WhichOneofReturnType__beta2 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__server_learning_rate) -> _WhichOneofReturnType__server_learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tau) -> _WhichOneofReturnType__tau | None: ...
+
+Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
 
 @_typing.final
 class DisplayInformation(_message.Message):
