@@ -15,6 +15,7 @@ A written sum is a header and the limbs, all little-endian:
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,15 +156,20 @@ class PartialSum:
         return header, read
 
     def mean(self) -> memoryview:
-        """The sum divided by its total weight, as canonical bytes.
+        """The sum divided by its total weight and rounded once to float32, as canonical bytes. A mean of zero is +0.0."""
+        mean: Weights = np.empty(self.plan.size, dtype="<f4")
+        for start, stop, quotients in self.quotients():
+            mean[start:stop] = quotients
+        return _octets(mean)
+
+    def quotients(self) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
+        """The sum divided by its total weight, in blocks: from which weight to which, and an array that is reused.
 
         In float64, one rounding after each step, all of them IEEE 754's nearest-even:
         each limb is converted and divided by the total weight; the low quotient is scaled by
-        2^−s (exactly) and added to the high one; the result is scaled by 2^−e (exactly) and
-        rounded once to float32. Where the mean is zero it is +0.0.
+        2^−s (exactly) and added to the high one; the result is scaled by 2^−e (exactly).
         """
         assert self.total_weight > 0, "nothing was added"
-        mean: Weights = np.empty(self.plan.size, dtype="<f4")
         quotients = np.empty(min(BLOCK, self.plan.size), dtype=np.float64)
         low_quotients = np.empty_like(quotients)
         for run in self.plan.runs:
@@ -173,9 +179,7 @@ class PartialSum:
                     low = np.divide(self._low(run, start, stop), self.total_weight, out=low_quotients[: stop - start])
                     np.multiply(low, 2.0**-run.scale.low_exponent, out=low)
                     np.add(high, low, out=high)
-                np.multiply(high, 2.0**-run.scale.exponent, out=high)
-                mean[start:stop] = high
-        return _octets(mean)
+                yield start, stop, np.multiply(high, 2.0**-run.scale.exponent, out=high)
 
     def _accumulate(self, values: Weights, weight: int) -> None:
         for run in self.plan.runs:

@@ -45,9 +45,14 @@ def exact_mean(contributions: Sequence[Contributed]) -> list[Fraction]:
 
 def promised_mean(base: Sequence[float], weight_cap: int, contributions: Sequence[Contributed]) -> bytes:
     """What the sums promise, for one tensor, to the bit."""
+    return b"".join(struct.pack("<f", quotient) for quotient in promised_quotients(base, weight_cap, contributions))
+
+
+def promised_quotients(base: Sequence[float], weight_cap: int, contributions: Sequence[Contributed]) -> list[float]:
+    """The same before it is rounded to float32."""
     high_exponent, low_exponent = exponents(base, weight_cap)
     total = sum(weight for _, weight in contributions)
-    mean = bytearray()
+    quotients = []
     for column in zip(*(values for values, _ in contributions), strict=True):
         high_sum = low_sum = 0
         for value, (_, weight) in zip(column, contributions, strict=True):
@@ -61,5 +66,5 @@ def promised_mean(base: Sequence[float], weight_cap: int, contributions: Sequenc
         quotient = float(high_sum) / float(total)
         if low_exponent is not None:
             quotient += math.ldexp(float(low_sum) / float(total), -low_exponent)
-        mean += struct.pack("<f", math.ldexp(quotient, -high_exponent))
-    return bytes(mean)
+        quotients.append(math.ldexp(quotient, -high_exponent))
+    return quotients

@@ -19,6 +19,7 @@ from blobstore import records
 from blobstore.directory import DirectoryBlobStore
 from blobstore.records import Model, WeightSpec
 from blobstore.store import BlobStore
+from learning.aggregation import Aggregation
 from learning.federated import RoundStatus
 from learning.ids import TaskId
 from learning.policy import Policy
@@ -69,7 +70,12 @@ def exact_mean(base: bytes, contributions: Iterable[tuple[bytes, int]], weight_c
 
 
 def a_task(
-    policy: Policy, *, scheme: Scheme = Scheme.FEDERATED, task_id: TaskId = TASK, specs: Sequence[WeightSpec] = SPECS
+    policy: Policy,
+    *,
+    scheme: Scheme = Scheme.FEDERATED,
+    task_id: TaskId = TASK,
+    specs: Sequence[WeightSpec] = SPECS,
+    aggregation: Aggregation | None = None,
 ) -> tuple[Task, Model]:
     task = Task(
         task_id=task_id,
@@ -78,6 +84,7 @@ def a_task(
         display=DisplayInformation(title="A task"),
         training=TrainingInformation(epochs=1, batch_size=1, input_columns=("a",), output_columns=("b",)),
         policy=policy,
+        aggregation=aggregation,
     )
     return task, Model(kind="tfjs", topology_json="{}", weight_specs=tuple(specs))
 
@@ -249,12 +256,20 @@ async def _all(openers: Sequence[Callable[[], Any]]) -> AsyncIterator[list[Membe
 
 
 @asynccontextmanager
-async def opened(store: RoundStore, path: Path, policy: Policy | None = None, **options: Any) -> AsyncIterator[Room]:
+async def opened(
+    store: RoundStore,
+    path: Path,
+    policy: Policy | None = None,
+    *,
+    aggregation: Aggregation | None = None,
+    **options: Any,
+) -> AsyncIterator[Room]:
     """A room with the task "titanic" in it."""
     async with DirectoryBlobStore(path) as blobs:
         room = Room(store, blobs, options=options)
         await room.add_task(
             policy
-            or Policy(min_participants=1, quorum_share=None, quorum_count=3, deadline_s=600, staleness_weights=(1,))
+            or Policy(min_participants=1, quorum_share=None, quorum_count=3, deadline_s=600, staleness_weights=(1,)),
+            aggregation=aggregation,
         )
         yield room

@@ -1,0 +1,1 @@
+"""Aggregation rules: what the next version is made of. Numbers in, numbers out; no store, no round."""
