@@ -107,7 +107,11 @@ class TaskRoutes:
         valid_task_id(task_id)
         match file:
             case "model.json":
-                served = await self._models.model(task_id, _rendering(request))
+                try:
+                    served = await self._models.model(task_id, _rendering(request))
+                except InvalidModel as error:
+                    # The request is as it should be, and so is the model: only none that this generation could run.
+                    return problem(HTTPStatus.NOT_ACCEPTABLE, "NOT_ACCEPTABLE", str(error), variables=error.variables)
             case "weights.bin":
                 served = await self._models.shard(task_id)
             case _:

@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 import pytest_asyncio
+from disco.task.v1.task_pb2 import Model
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
@@ -96,6 +97,17 @@ async def test_model_comes_in_the_words_of_the_generation_that_asks(http: httpx.
     assert loadable.json()["weightsManifest"][0]["paths"] == ["weights.bin"]
     for path in ("/tfjs/fed/weights.bin", "/tasks/fed/weights.bin"):
         assert (await http.get(path)).content == weights_of(0)
+
+
+async def test_model_that_a_generation_cannot_run_is_not_acceptable_to_it_and_to_no_other(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    stored = services.store.tasks["fed"].model
+    stored.kind, stored.topology_json = Model.KIND_GPT, b"{}"
+    for path in ("/v2.1/tasks/fed/model.json", "/tfjs/fed/model.json"):
+        assert_problem(await http.get(path), 406, "NOT_ACCEPTABLE")
+    assert (await http.get("/v4/tasks/fed/model.json")).status_code == 200
+    assert (await http.get("/v2.1/tasks/fed/weights.bin")).status_code == 200
 
 
 async def test_newest_version_is_served(http: httpx.AsyncClient, services: Services) -> None:
