@@ -1,0 +1,92 @@
+"""Blobs in memory, with what may lie in a slot when its writer dies. Knows no disk.
+
+`pause` is awaited in the middle of everything, so that others can come in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from blobstore.store import BlobExists, BlobMissing, Buffer, parts_of
+
+
+async def _yield() -> None:
+    await asyncio.sleep(0)
+
+
+def half_and_half(before: bytes, after: bytes) -> bytes:
+    """The new beginning on the old end."""
+    middle = len(after) // 3
+    return after[:middle] + before[middle:]
+
+
+class MemoryBlobStore:
+    """Keeps blobs for one event loop. `torn` tells what of two contents a slot holds while it is being written."""
+
+    def __init__(
+        self,
+        *,
+        pause: Callable[[], Awaitable[None]] = _yield,
+        torn: Callable[[bytes, bytes], bytes] = half_and_half,
+    ) -> None:
+        self._blobs: dict[str, bytes] = {}
+        self._pause = pause
+        self._torn = torn
+
+    async def write(self, name: str, parts: Sequence[Buffer], *, replace: bool = True) -> None:
+        parts_of(name)
+        data = _joined(parts)
+        await self._pause()
+        if name in self._blobs and not replace:
+            raise BlobExists(name)
+        self._blobs[name] = data
+
+    async def write_slot(self, name: str, parts: Sequence[Buffer]) -> None:
+        """Reads the parts twice, so that one which changes meanwhile is written as a mixture, as on a disk."""
+        parts_of(name)
+        first = _joined(parts)
+        self.tear_slot(name, [first])
+        await self._pause()  # a writer who dies here leaves it torn
+        last = _joined(parts)
+        middle = len(first) // 2
+        self._blobs[name] = first[:middle] + last[middle:]
+
+    def tear_slot(self, name: str, parts: Sequence[Buffer]) -> None:
+        """Breaks off in the middle of writing a slot."""
+        self._blobs[name] = self._torn(self._blobs.get(name, b""), _joined(parts))
+
+    async def read(self, name: str) -> bytes:
+        parts_of(name)
+        await self._pause()
+        return self._found(name)
+
+    async def read_chunks(self, name: str, *, chunk_size: int) -> AsyncIterator[bytes]:
+        parts_of(name)
+        data = self._found(name)
+        for start in range(0, len(data), chunk_size):
+            await self._pause()
+            yield data[start : start + chunk_size]
+
+    async def size(self, name: str) -> int:
+        parts_of(name)
+        return len(self._found(name))
+
+    async def list(self, prefix: str) -> list[str]:
+        folder = f"{'/'.join(parts_of(prefix))}/" if prefix else ""
+        await self._pause()
+        return sorted(name for name in self._blobs if name.startswith(folder))
+
+    async def delete(self, name: str) -> None:
+        parts_of(name)
+        self._blobs.pop(name, None)
+
+    def _found(self, name: str) -> bytes:
+        try:
+            return self._blobs[name]
+        except KeyError:
+            raise BlobMissing(name) from None
+
+
+def _joined(parts: Sequence[Buffer]) -> bytes:
+    return b"".join(memoryview(part).cast("B") for part in parts)
