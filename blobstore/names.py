@@ -2,16 +2,23 @@
 
     tasks/<task>/task.json                   the task record                        task service
     tasks/<task>/models/<digest>.json        the model without weights              task service
-    tasks/<task>/weights/<digest>            weights, float32, little-endian        task service, aggregator
+    tasks/<task>/weights/<digest>            weights of version 0, float32          task service
+    tasks/<task>/weights/<number>.<digest>   weights of version 1, 2, …             aggregator
     tasks/<task>/versions/<number>.json      ledger entry of version 1, 2, …        aggregator
+    tasks/<task>/pins/<number>               weights of this version are kept       task service, aggregator
+    tasks/<task>/kept.json                   from where on all weights are kept     aggregator
+    tasks/<task>/rollbacks/<request>         the version that a rollback made       aggregator
+    tasks/<task>/policies/<number>.json      change 1, 2, … of the policy           aggregator
     sums/<task>/<round>/<replica>.<slot>     a partial sum, slot 0 or 1             aggregator
     keys/receipt.ed25519                     the private key of receipts, PEM       aggregator
 
-Models and weights are named by the SHA-256 of their bytes, so writing them
-twice is harmless and two writers cannot mix. A task exists when its record does; the
-record is written last, and only once. Version 0 is in the record; a later version
-exists when its ledger entry does, which is written after its weights. Numbers have
-twelve digits, so that the order of names is the order of numbers. What lies under
+Models and weights (little-endian) have the SHA-256 of their bytes in their names, so
+writing them twice is harmless and two writers cannot mix. Weights have the number of their
+version there, too: deleting those of one never takes those of another that happens to be equal.
+(Versions that were written before weights could be deleted have the digest alone.)
+A task exists when its record does; the record is written last, and only once.
+Version 0 is in the record; a later version exists when its ledger entry does, which is
+written after its weights. Numbers have twelve digits, so that the order of names is the order of numbers. What lies under
 `keys/` is secret: a store that knows owners lets its own alone read it.
 """
 
@@ -36,6 +43,44 @@ def model(task_id: TaskId, digest: str) -> str:
 
 def weights(task_id: TaskId, digest: str) -> str:
     return f"tasks/{valid_id(task_id, 'task')}/weights/{digest}"
+
+
+def weights_of_version(task_id: TaskId, number: int, digest: str) -> str:
+    return f"{all_weights(task_id)}/{number:012d}.{digest}" if number else weights(task_id, digest)
+
+
+def all_weights(task_id: TaskId) -> str:
+    return f"tasks/{valid_id(task_id, 'task')}/weights"
+
+
+def version_of_weights(name: str) -> int:
+    """The version whose weights these are; 0 where the name does not say."""
+    number, dot, _ = name.rsplit("/", 1)[1].partition(".")
+    return int(number) if dot else 0
+
+
+def pins(task_id: TaskId) -> str:
+    return f"tasks/{valid_id(task_id, 'task')}/pins"
+
+
+def pin(task_id: TaskId, number: int) -> str:
+    return f"{pins(task_id)}/{number:012d}"
+
+
+def kept(task_id: TaskId) -> str:
+    return f"tasks/{valid_id(task_id, 'task')}/kept.json"
+
+
+def rollback(task_id: TaskId, request_id: str) -> str:
+    return f"tasks/{valid_id(task_id, 'task')}/rollbacks/{valid_id(request_id, 'request')}"
+
+
+def policies(task_id: TaskId) -> str:
+    return f"tasks/{valid_id(task_id, 'task')}/policies"
+
+
+def policy(task_id: TaskId, number: int) -> str:
+    return f"{policies(task_id)}/{number:012d}.json"
 
 
 def versions(task_id: TaskId) -> str:

@@ -21,9 +21,9 @@ from learning.task import Task
 
 Record = TypeVar("Record")
 
-Rule = Literal["initial", "fork", "mean"]
+Rule = Literal["initial", "fork", "mean", "restore"]
 """How the weights of a version came about: given, or made at random, when the task was created; those of a version of
-another task; the mean of the contributions (`services.aggregator.exact_sums`)."""
+another task; the mean of the contributions (`services.aggregator.exact_sums`); those of an older version again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,22 @@ class LedgerEntry:
     """Digest of the bytes of the entry before this one; of the source's entry where a fork begins."""
     source: Source | None = None
     """Of version 0, where the task is a fork."""
+    restores: int | None = None
+    """Where the rule is "restore": which version. The contributions are acknowledged, and in no weights."""
+    request_id: str = ""
+    """Of the rollback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """What a request to roll back came to: this version, where its entry names the request, too."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    oldest: int
 
 
 def encode(record: object) -> bytes:
@@ -202,16 +218,55 @@ def _initial_entry(record: TaskRecord) -> bytes:
     )
 
 
-async def read_weights(store: BlobStore, task_id: TaskId, digest: str) -> bytes:
-    """The weights of this digest, checked. Raises StoredDataDamaged."""
-    name = names.weights(task_id, digest)
+async def find_weights(store: BlobStore, task_id: TaskId, entry: LedgerEntry) -> tuple[str, int]:
+    """Where the weights of a version are, and how large.
+
+    Raises VersionNotFound where they are no longer kept, StoredDataDamaged where they should be there.
+    """
+    name = names.weights_of_version(task_id, entry.version, entry.digest)
+    for blob in (name, names.weights(task_id, entry.digest)):
+        try:
+            return blob, await store.size(blob)
+        except BlobMissing:
+            continue
+    raise await missing_weights(store, task_id, entry)
+
+
+async def missing_weights(store: BlobStore, task_id: TaskId, entry: LedgerEntry) -> VersionNotFound | StoredDataDamaged:
+    """Why the weights of a version are not there."""
+    if 0 < entry.version < await oldest_kept(store, task_id):
+        return VersionNotFound(version=entry.version)
+    return StoredDataDamaged(name=names.weights_of_version(task_id, entry.version, entry.digest))
+
+
+async def read_weights(store: BlobStore, task_id: TaskId, entry: LedgerEntry) -> bytes:
+    """The weights of a version, checked. Raises VersionNotFound, StoredDataDamaged."""
+    name, _ = await find_weights(store, task_id, entry)
     try:
         weights = await store.read(name)
     except BlobMissing:
-        raise StoredDataDamaged(name=name) from None
-    if hashlib.sha256(weights).hexdigest() != digest:
+        raise await missing_weights(store, task_id, entry) from None
+    if hashlib.sha256(weights).hexdigest() != entry.digest:
         raise StoredDataDamaged(name=name)
     return weights
+
+
+async def read_rollback(store: BlobStore, task_id: TaskId, request_id: str) -> LedgerEntry | None:
+    """The version that a request to roll back made; None where it has made none. Raises StoredDataDamaged."""
+    try:
+        rollback = await _read(store, names.rollback(task_id, request_id), Rollback)
+        entry = await read_ledger_entry(store, task_id, rollback.version)
+    except (BlobMissing, VersionNotFound):
+        return None
+    return entry if entry.request_id == request_id else None
+
+
+async def oldest_kept(store: BlobStore, task_id: TaskId) -> int:
+    """From this version on the weights of all are kept, and of those before only where they are pinned."""
+    try:
+        return (await _read(store, names.kept(task_id), _Kept)).oldest
+    except BlobMissing:
+        return 0
 
 
 async def write_version(store: BlobStore, task_id: TaskId, weights: Buffer, entry: LedgerEntry) -> None:
@@ -219,7 +274,7 @@ async def write_version(store: BlobStore, task_id: TaskId, weights: Buffer, entr
 
     Raises BlobExists where another entry is that version already: versions do not change.
     """
-    await store.write(names.weights(task_id, entry.digest), [weights])
+    await store.write(names.weights_of_version(task_id, entry.version, entry.digest), [weights])
     name, data = names.ledger_entry(task_id, entry.version), encode(entry)
     try:
         await store.write(name, [data], replace=False)
@@ -229,7 +284,14 @@ async def write_version(store: BlobStore, task_id: TaskId, weights: Buffer, entr
 
 
 async def write_task(
-    store: BlobStore, task: Task, model: Model, weights: Buffer, *, request_id: str, now: float
+    store: BlobStore,
+    task: Task,
+    model: Model,
+    weights: Buffer,
+    *,
+    request_id: str,
+    now: float,
+    source: Source | None = None,
 ) -> TaskRecord:
     """Writes the weights and the model, then the record that makes them a task. Raises BlobExists."""
     model_json = encode(model)
@@ -239,6 +301,7 @@ async def write_task(
         model_digest=hashlib.sha256(model_json).hexdigest(),
         initial_digest=hashlib.sha256(weights).hexdigest(),
         request_id=request_id,
+        source=source,
     )
     await store.write(names.weights(task.task_id, record.initial_digest), [weights])
     await store.write(names.model(task.task_id, record.model_digest), [model_json])

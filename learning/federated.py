@@ -13,6 +13,8 @@ Rule 2: this file does not know about Redis, gRPC, clocks or weights.
     COLLECTING   ClosingStarted      → AGGREGATING, if the round is due; NotDue otherwise
     AGGREGATING  GroupContributed    RoundMoved: wait for the next round
     AGGREGATING  ClosingStarted      takes over when the closer's lease has ended; NotDue otherwise
+    COLLECTING   RestoringStarted    → AGGREGATING, due or not: the next version will be an older one again
+    AGGREGATING  RestoringStarted    NotDue: wait for the version that is being computed
     AGGREGATING  VersionPublished    → COLLECTING, the next number, nobody has contributed
     COLLECTING   VersionPublished    RoundMoved: another closer was first
 
@@ -37,10 +39,17 @@ from learning.policy import Policy
 from learning.refusals import (
     DiscoError,
     DuplicateContribution,
-    RoundAhead,
-    RoundStale,
     WeightCapReached,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """What the next version will be where somebody rolls back: the weights of an older one again."""
+
+    version: int
+    request_id: str
+    asked_at: float
 
 
 class State(Enum):
@@ -103,6 +112,10 @@ class RoundStatus:
     closer_until: float | None
     last_contributions: int
     contributions_ever: int
+    restoring: Restoring | None = None
+    """While the round is AGGREGATING: why, where it is not the mean that is computed."""
+    oldest_base: int = 0
+    """The round from which on contributions may start: those that started before a rollback are refused."""
 
 
 def contributions_needed(status: RoundStatus) -> int:
@@ -148,6 +161,11 @@ def look_again_at(status: RoundStatus) -> float | None:
 
 def waiting_for(status: RoundStatus) -> tuple[Waiting, str]:
     """What the round waits for: for programs, and as a sentence for people."""
+    if status.state is State.AGGREGATING and status.restoring is not None:
+        return Waiting.AGGREGATION, (
+            f"Round {status.number} is over; version {status.number + 1} "
+            f"will be version {status.restoring.version} again."
+        )
     if status.state is State.AGGREGATING:
         return Waiting.AGGREGATION, f"Round {status.number} is complete; version {status.number + 1} is being computed."
     have, needed, least = status.contributions, contributions_needed(status), status.policy.min_participants
@@ -164,22 +182,6 @@ def waiting_for(status: RoundStatus) -> tuple[Waiting, str]:
         f"Round {status.number} has {have} of {needed} contributions; it closes "
         f"{status.policy.deadline_s:g} seconds after the first one with what is there."
     )
-
-
-def weight_of(status: RoundStatus, *, base_round: int, sample_count: int) -> int:
-    """Integer weight a contribution would have now: its samples (1 where not told) times the weight of its lateness.
-
-    Raises RoundAhead, RoundStale, WeightCapReached.
-    """
-    late = status.number - base_round
-    if late < 0:
-        raise RoundAhead(round=base_round, current_round=status.number)
-    if late > status.policy.max_staleness:
-        raise RoundStale(round=base_round, current_round=status.number)
-    weight = max(sample_count, 1) * status.policy.staleness_weights[late]
-    if weight > status.weight_cap:
-        raise WeightCapReached(cap=status.weight_cap)
-    return weight
 
 
 # Events: facts that a store writes down.
@@ -222,13 +224,24 @@ class ClosingStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoringStarted:
+    """Somebody rolls back. What was admitted to the round stays in the ledger and is in no weights."""
+
+    number: int
+    closer: ReplicaId
+    until: float
+    restoring: Restoring
+
+
+@dataclass(frozen=True, slots=True)
 class VersionPublished:
     """Version `number + 1` is stored; round `number` is over."""
 
     number: int
 
 
-Event = Joined | Left | LeasesChecked | PolicyChanged | GroupContributed | ClosingStarted | VersionPublished
+OfClosing = ClosingStarted | RestoringStarted | VersionPublished
+Event = Joined | Left | LeasesChecked | PolicyChanged | GroupContributed | OfClosing
 
 
 # Outcomes other than "yes". They stay between a store and its caller, and never reach a client.
@@ -273,6 +286,8 @@ class FederatedRound:
     closer_until: float | None = None
     last_contributions: int = 0
     contributions_ever: int = 0
+    restoring: Restoring | None = None
+    oldest_base: int = 0
 
     @property
     def status(self) -> RoundStatus:
@@ -293,6 +308,8 @@ class FederatedRound:
             closer_until=self.closer_until,
             last_contributions=self.last_contributions,
             contributions_ever=self.contributions_ever,
+            restoring=self.restoring,
+            oldest_base=self.oldest_base,
         )
 
 
@@ -324,6 +341,10 @@ def _changed(round: FederatedRound, event: Event, now: float) -> FederatedRound:
             if number != round.number or not is_due(round.status, now):
                 raise NotDue
             return replace(round, state=State.AGGREGATING, closer=closer, closer_until=until)
+        case RestoringStarted(number, closer, until, restoring):
+            if number != round.number or round.state is not State.COLLECTING:
+                raise NotDue
+            return replace(round, state=State.AGGREGATING, closer=closer, closer_until=until, restoring=restoring)
         case VersionPublished(number):
             if round.state is not State.AGGREGATING or number != round.number:
                 raise RoundMoved
@@ -337,6 +358,7 @@ def _changed(round: FederatedRound, event: Event, now: float) -> FederatedRound:
                 leases=round.leases,
                 last_contributions=len(round.admissions),
                 contributions_ever=round.contributions_ever + len(round.admissions),
+                oldest_base=round.oldest_base if round.restoring is None else round.number + 1,
             )
         case _:
             assert_never(event)

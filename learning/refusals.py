@@ -7,7 +7,7 @@
     │   ├── InvalidWeights, WeightsNotFinite, WeightsOutOfBound, DigestMismatch
     │   ├── RoundStale, RoundAhead, DuplicateContribution, WeightCapReached
     │   ├── TooLarge, MalformedMessage, SlowConsumer, StreamStalled
-    │   ├── VersionNotFound
+    │   ├── VersionNotFound, NotInVersion
     │   └── PeerNotConnected, PeerReplaced
     └── Fault           the world broke; the same call may work later or elsewhere
         ├── StoreUnavailable, ShuttingDown
@@ -130,6 +130,13 @@ class MalformedMessage(Refusal):
 class VersionNotFound(Refusal):
     reason = "VERSION_NOT_FOUND"
     sentence = "Version {version} does not exist or is no longer kept. Ask for the newest one."
+
+
+class NotInVersion(Refusal):
+    reason = "NOT_IN_VERSION"
+    sentence = (
+        "No contribution with the SHA-256 {digest} is in version {version}. Use the digest and round of a receipt."
+    )
 
 
 class PeerNotConnected(Refusal):

@@ -21,6 +21,8 @@ from learning.federated import (
     Left,
     NotDue,
     PolicyChanged,
+    Restoring,
+    RestoringStarted,
     RoundMoved,
     RoundStatus,
     State,
@@ -114,6 +116,15 @@ class MemoryRoundStore:
         except RoundMoved:
             raise NotDue from None
         return self._step(task_id, ClosingStarted(number, closer, until), now)
+
+    async def start_restoring(
+        self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, restoring: Restoring
+    ) -> RoundStatus:
+        try:
+            self._known(task_id, epoch)
+        except RoundMoved:
+            raise NotDue from None
+        return self._step(task_id, RestoringStarted(number, closer, until, restoring), restoring.asked_at)
 
     async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:
         kept = self._known(task_id, epoch)

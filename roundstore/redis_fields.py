@@ -6,6 +6,9 @@
     closer, closer_until                who computes the version, and until when; or empty
     last_contributions                  of the round before
     contributions_ever                  of all rounds before
+    restores, restore_request, restore_asked_at
+                                        the version that the next one will be again, who asked, when; or empty
+    oldest_base                         contributions that start before this round are refused; 0 where it is missing
     min_participants, quorum_share, quorum_count, deadline_s, staleness_weights, max_total_weight
                                         the policy; of share and count one is empty
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from learning.federated import Admission, Contribution, RoundStatus, State
+from learning.federated import Admission, Contribution, Restoring, RoundStatus, State
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from roundstore.store import SumPointer
@@ -70,6 +73,10 @@ def new_round(epoch: str, number: int, policy: Policy) -> dict[str, str]:
         "closer_until": "",
         "last_contributions": "0",
         "contributions_ever": "0",
+        "restores": "",
+        "restore_request": "",
+        "restore_asked_at": "",
+        "oldest_base": "0",
         **from_policy(policy),
     }
 
@@ -94,6 +101,22 @@ def to_status(task_id: TaskId, reply: Sequence[bytes], participants: int, absent
         closer_until=_optional_time(fields["closer_until"]),
         last_contributions=int(fields["last_contributions"]),
         contributions_ever=int(fields["contributions_ever"]),
+        restoring=_to_restoring(fields),
+        oldest_base=int(fields.get("oldest_base", "0")),
+    )
+
+
+def from_restoring(restoring: Restoring) -> tuple[int, str, str]:
+    return restoring.version, restoring.request_id, from_time(restoring.asked_at)
+
+
+def _to_restoring(fields: dict[str, str]) -> Restoring | None:
+    if not fields.get("restores"):
+        return None
+    return Restoring(
+        version=int(fields["restores"]),
+        request_id=fields["restore_request"],
+        asked_at=float(fields["restore_asked_at"]),
     )
 
 

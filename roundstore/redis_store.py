@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from learning.federated import Admission, Contribution, GroupConflict, NotDue, RoundMoved, RoundStatus
+from learning.federated import Admission, Contribution, GroupConflict, NotDue, Restoring, RoundMoved, RoundStatus
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DiscoError, DuplicateContribution, StoredDataDamaged, StoreUnavailable, WeightCapReached
@@ -52,6 +52,7 @@ class RedisRoundStore:
         self._expire_leases = Script("expire_leases")
         self._commit_group = Script("commit_group")
         self._start_closing = Script("start_closing")
+        self._start_restoring = Script("start_restoring")
         self._read_closing = Script("read_closing")
         self._finish_closing = Script("finish_closing")
         self._set_policy = Script("set_policy")
@@ -137,6 +138,13 @@ class RedisRoundStore:
     ) -> RoundStatus:
         arguments: list[Argument] = [epoch, number, closer, redis_fields.from_time(until), redis_fields.from_time(now)]
         return _status(task_id, await self._change(self._start_closing, task_id, [], arguments))
+
+    async def start_restoring(
+        self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, restoring: Restoring
+    ) -> RoundStatus:
+        arguments: list[Argument] = [epoch, number, closer, redis_fields.from_time(until)]
+        arguments += redis_fields.from_restoring(restoring)
+        return _status(task_id, await self._change(self._start_restoring, task_id, [], arguments))
 
     async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:
         keys = redis_keys.of_task(task_id)

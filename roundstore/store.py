@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from learning.federated import Admission, Contribution, RoundStatus
+from learning.federated import Admission, Contribution, Restoring, RoundStatus
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 
@@ -111,6 +111,14 @@ class RoundStore(Protocol):
         Behaviour: whether the round is due is judged by the caller on the
         status it read (`learning.federated.is_due`); the store checks epoch, number, state
         and lease, atomically.
+        """
+
+    async def start_restoring(
+        self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, restoring: Restoring
+    ) -> RoundStatus:
+        """COLLECTING → AGGREGATING under a lease, due or not; what the next version will be stays with the round.
+
+        Raises NotDue where epoch, number or state are other ones.
         """
 
     async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:

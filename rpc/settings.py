@@ -42,6 +42,7 @@ KNOWN_NAMES = frozenset(
         "GATEWAY_HOST",
         "GATEWAY_METRICS_PORT",
         "GATEWAY_PORT",
+        "KEPT_VERSIONS",
         "LOG_FORMAT",
         "LOG_LEVEL",
         "MAX_MESSAGE_BYTES",

@@ -18,7 +18,7 @@
 local round, leases, absent, admissions, sums, closed_admissions, closed_sums = unpack(KEYS)
 local channel, task, epoch, number, ttl = unpack(ARGV)
 
-local is = redis.call('HMGET', round, 'epoch', 'number', 'state', 'contributions', 'max_total_weight')
+local is = redis.call('HMGET', round, 'epoch', 'number', 'state', 'contributions', 'max_total_weight', 'restores')
 if is[1] ~= epoch or is[2] ~= number or is[3] ~= 'aggregating' then
   return {-2}
 end
@@ -32,6 +32,10 @@ redis.call('DEL', absent)
 redis.call('HINCRBY', round, 'number', 1)
 redis.call('HINCRBY', round, 'revision', 1)
 redis.call('HINCRBY', round, 'contributions_ever', is[4])
+if is[6] and is[6] ~= '' then
+  redis.call('HSET', round, 'oldest_base', redis.call('HGET', round, 'number'))
+end
+redis.call('HSET', round, 'restores', '', 'restore_request', '', 'restore_asked_at', '')
 redis.call('HSET', round, 'state', 'collecting', 'contributions', 0, 'last_contributions', is[4], 'total_weight', 0,
   'weight_cap', is[5], 'first_contribution_at', '', 'closer', '', 'closer_until', '')
 redis.call('PUBLISH', channel, task)

@@ -50,6 +50,7 @@ async def main(settings: AggregatorSettings) -> None:
             participant_lease_s=settings.participant_lease_s,
             max_bytes=settings.max_message_bytes,
             upload_memory_bytes=settings.upload_memory_bytes,
+            kept_versions=settings.kept_versions,
         )
 
         def add_servicers(server: grpc.aio.Server) -> None:

@@ -4,11 +4,11 @@ Knows when nothing of that (the coordinator does). Every step follows from what 
 and frozen, so any replica may repeat any of them at any time, also two at once:
 
     start_closing     a lease keeps others from doing the same work; no more hangs on it
-    read, add, divide the round is frozen; its sums are read again until they have their digests
+    read, add, divide the round is frozen; its sums are read again until they have their digests.
+                      Where somebody rolls back, the weights of an older version are read instead
     write_version     the weights by their digest, then the ledger entry: the same bytes from whoever writes.
                       An entry that exists is never written again: versions do not change
     finish_closing    one compare-and-swap; whoever comes second finds the round moved on, and is done
-    sweep             what lies under `sums/` of earlier rounds is nobody's any more
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
 from blobstore import ledger, names, records
-from blobstore.records import LedgerEntry, LedgerLine
+from blobstore.records import LedgerEntry, LedgerLine, Rollback
 from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
 from learning.federated import NotDue, RoundMoved, RoundStatus, State
-from learning.ids import ReplicaId
+from learning.ids import ReplicaId, TaskId
 from learning.refusals import StoredDataDamaged
 from roundstore.store import ClosingRound, RoundStore, SumPointer
 from services.aggregator.exact_sums import NotASum, PartialSum, SumHeader
@@ -101,22 +102,20 @@ class Closing:
         )
         return True
 
-    async def sweep(self, status: RoundStatus) -> None:
-        """Deletes the sums of earlier rounds of the task."""
-        for blob in await self._blobs.list(names.sums(status.task_id)):
-            if blob < names.sums_of_round(status.task_id, status.number):
-                await self._blobs.delete(blob)
+    async def lease_s(self, task_id: TaskId) -> float:
+        """How long a closer of this task may take."""
+        known = await self._rounds.task(task_id)
+        return self._lease_s + known.model_bytes / LEASE_BYTES_PER_S
 
     async def _lease(self, status: RoundStatus) -> None:
         """Raises NotDue."""
-        known = await self._rounds.task(status.task_id)
-        now = self._clock()
+        lease_s, now = await self.lease_s(status.task_id), self._clock()
         aggregating = await self._store.start_closing(
             status.task_id,
             epoch=status.epoch,
             number=status.number,
             closer=self._replica_id,
-            until=now + self._lease_s + known.model_bytes / LEASE_BYTES_PER_S,
+            until=now + lease_s,
             now=now,
         )
         self._rounds.saw(aggregating)
@@ -129,7 +128,7 @@ class Closing:
             if await self._rounds.is_behind(closing.status):
                 return await self._published_before(closing)
             try:
-                await self._write(closing, await self._merged(closing))
+                await self._make_version(closing)
             except BlobExists:
                 continue  # the round store forgot this round while it was closed, and its successor was faster
             except _Unreadable as unreadable:
@@ -189,22 +188,48 @@ class Closing:
         if reader.digest != pointer.digest or reader.header != expected:
             raise _Unreadable(pointer.blob)
 
-    async def _write(self, closing: ClosingRound, merged: PartialSum) -> None:
+    async def _make_version(self, closing: ClosingRound) -> None:
+        """Raises BlobExists, _Unreadable, RoundMoved, StoredDataDamaged."""
+        status, restoring = closing.status, closing.status.restoring
+        if restoring is None:
+            merged = await self._merged(closing)
+            weights, digest = await off_loop(4 * merged.plan.size, _mean_and_digest, merged)
+            assert status.first_contribution_at is not None, "a round that is due has contributions"
+            # And not now: whoever closes the round writes the same bytes.
+            await self._write(closing, weights, digest=digest, create_time=status.first_contribution_at)
+            return
+        restored = await records.read_ledger_entry(self._blobs, status.task_id, restoring.version)
+        weights = await records.read_weights(self._blobs, status.task_id, restored)
+        # Before the entry, so that a version is always found by the request that asked for it.
+        request = names.rollback(status.task_id, restoring.request_id)
+        await self._blobs.write(request, [records.encode(Rollback(version=status.number + 1))])
+        await self._write(
+            closing,
+            weights,
+            digest=restored.digest,
+            create_time=restoring.asked_at,
+            rule="restore",
+            restores=restoring.version,
+            request_id=restoring.request_id,
+        )
+
+    async def _write(
+        self, closing: ClosingRound, weights: Buffer, *, digest: str, create_time: float, **more: Any
+    ) -> None:
         status = closing.status
-        weights, digest = await off_loop(4 * merged.plan.size, _mean_and_digest, merged)
         before = await records.read_entry_bytes(self._blobs, status.task_id, status.number)
         base = records.decode_entry(before, name=names.ledger_entry(status.task_id, status.number))
-        assert status.first_contribution_at is not None, "a round that is due has contributions"
         entry = LedgerEntry(
             version=status.number + 1,
             digest=digest,
             base_digest=base.digest,
-            create_time=status.first_contribution_at,  # and not now: whoever closes the round writes the same bytes
+            create_time=create_time,
             total_weight=status.total_weight,
             weight_cap=status.weight_cap,
             contributions=tuple(_lines(closing)),
             task_id=status.task_id,
             previous=ledger.digest_of_entry(before),
+            **more,
         )
         entry = await off_loop(HASHED_BYTES * len(entry.contributions), ledger.with_root, entry)
         await records.write_version(self._blobs, status.task_id, weights, entry)

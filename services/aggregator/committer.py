@@ -32,9 +32,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from learning.federated import Admission, GroupConflict, RoundMoved, RoundStatus, State, is_due, weight_of
+from learning.federated import Admission, GroupConflict, RoundMoved, RoundStatus, State, is_due
 from learning.ids import TaskId
 from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapReached
+from learning.weighing import weight_of
 from roundstore.store import RoundStore
 from services.aggregator.changes import Changes, either
 from services.aggregator.metrics import AggregatorMetrics
@@ -141,7 +142,10 @@ class Committer:
             return
         current = self._sum
         if current is None or not current.takes(status):
-            current = self._sum = self._begin_sum(status, await self._rounds.plan(status))
+            try:
+                current = self._sum = self._begin_sum(status, await self._rounds.plan(status))
+            except RoundMoved:
+                return  # far: it is read again
         await self._gather(current)
         self._taken = await self._next_group(status, current)
         if self._taken:

@@ -23,6 +23,7 @@ from services.aggregator.changes import Changes, either
 from services.aggregator.closing import Closing
 from services.aggregator.intake import Intake
 from services.aggregator.rounds import Rounds
+from services.aggregator.upkeep import Upkeep
 
 LEASES_S = 1.0
 """How often leases are checked where somebody holds one."""
@@ -49,6 +50,7 @@ class Coordinator:
         changes: Changes,
         closing: Closing,
         intake: Intake,
+        upkeep: Upkeep,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
@@ -56,6 +58,7 @@ class Coordinator:
         self._changes = changes
         self._closing = closing
         self._intake = intake
+        self._upkeep = upkeep
         self._clock = clock
         self._attended: dict[TaskId, asyncio.Task[None]] = {}
         self._store_is_lost = False
@@ -139,7 +142,7 @@ class Coordinator:
     async def _sweep(self, status: RoundStatus, attendance: _Attendance, now: float) -> None:
         """Deletes what earlier rounds left, not after each round where they follow each other fast."""
         if not attendance.is_swept and now >= attendance.swept_at + SWEEP_S:
-            await self._closing.sweep(status)
+            await self._upkeep.sweep(status)
             attendance.is_swept, attendance.swept_at = True, now
 
     def _say_whether_lost(self, is_lost: bool) -> None:

@@ -15,12 +15,16 @@ from roundstore.store import RoundStore
 from services.aggregator.changes import Changes
 from services.aggregator.closing import LEASE_S, Closing
 from services.aggregator.coordinator import Coordinator
+from services.aggregator.history import History
 from services.aggregator.intake import ANSWER_S, Intake
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.policies import Policies
 from services.aggregator.receipt_key import ReceiptKey
+from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.rounds import Rounds
 from services.aggregator.servicer import AggregatorServicer
 from services.aggregator.submissions import IDLE_TIMEOUT_S, Submissions
+from services.aggregator.upkeep import Upkeep
 from services.aggregator.upload_memory import UploadMemory
 from services.aggregator.versions import Versions
 
@@ -32,6 +36,7 @@ class Replica:
     closing_lease_s       a replica that takes longer to close a round, and longer than its model
                           allows for, may be overtaken
     answer_s              a contribution waits so long for its admission
+    kept_versions         how many of the newest versions keep their weights; 0: all
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Replica:
         participant_lease_s: float,
         max_bytes: int,
         upload_memory_bytes: int,
+        kept_versions: int = 0,
         closing_lease_s: float = LEASE_S,
         answer_s: float = ANSWER_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
@@ -73,8 +79,15 @@ class Replica:
             clock=clock,
             lease_s=closing_lease_s,
         )
+        upkeep = Upkeep(store, blobs, rounds=rounds, kept_versions=kept_versions, clock=clock)
         self._coordinator = Coordinator(
-            store, rounds=rounds, changes=self.changes, closing=self.closing, intake=self._intake, clock=clock
+            store,
+            rounds=rounds,
+            changes=self.changes,
+            closing=self.closing,
+            intake=self._intake,
+            upkeep=upkeep,
+            clock=clock,
         )
         self.servicer = AggregatorServicer(
             store,
@@ -91,6 +104,17 @@ class Replica:
             ),
             versions=Versions(blobs, rounds),
             receipt_key=receipt_key,
+            history=History(store, blobs, rounds),
+            rollbacks=Rollbacks(
+                store,
+                blobs,
+                rounds=rounds,
+                changes=self.changes,
+                closing=self.closing,
+                replica_id=self.replica_id,
+                clock=clock,
+            ),
+            policies=Policies(blobs, rounds, upkeep=upkeep, changes=self.changes, clock=clock),
             clock=clock,
             lease_s=participant_lease_s,
             idle_timeout_s=idle_timeout_s,

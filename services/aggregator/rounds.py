@@ -11,13 +11,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from blobstore import names, records
+from blobstore import names, policies, records
 from blobstore.records import WeightSpec
 from blobstore.store import BlobMissing, BlobStore
 from learning.federated import RoundMoved, RoundStatus
 from learning.ids import TaskId
 from learning.policy import Policy
-from learning.refusals import InvalidWeights, StoredDataDamaged, StoreUnavailable, WeightsNotFinite, WrongScheme
+from learning.refusals import (
+    InvalidWeights,
+    StoredDataDamaged,
+    StoreUnavailable,
+    VersionNotFound,
+    WeightsNotFinite,
+    WrongScheme,
+)
 from learning.task import Scheme
 from roundstore.store import RoundStore
 from services.aggregator.off_loop import off_loop
@@ -38,7 +45,7 @@ class KnownTask:
     task_id: TaskId
     scheme: Scheme
     policy: Policy
-    """As created: of the first round. A round carries the one in force."""
+    """As created. A round carries the one in force."""
     weight_specs: tuple[WeightSpec, ...]
     model_bytes: int
 
@@ -109,13 +116,19 @@ class Rounds:
             raise StoreUnavailable from None  # the store was emptied a second time, at this moment
 
     async def plan(self, status: RoundStatus) -> SumPlan:
-        """How contributions to this round are counted. Raises StoredDataDamaged where its base version is damaged."""
+        """How contributions to this round are counted. Raises StoredDataDamaged where its base version is damaged.
+
+        Raises RoundMoved where so many rounds were closed since that its base version is no longer kept.
+        """
         key = (status.task_id, status.number, status.weight_cap)
         plan = self._plans.get(key)
         if plan is None:
             known = await self.task(status.task_id)
             entry = await records.read_ledger_entry(self._blobs, status.task_id, status.number)
-            base = await records.read_weights(self._blobs, status.task_id, entry.digest)
+            try:
+                base = await records.read_weights(self._blobs, status.task_id, entry)
+            except VersionNotFound:
+                raise RoundMoved from None
             try:
                 plan = await off_loop(len(base), SumPlan.for_base, known.weight_specs, base, status.weight_cap)
             except (InvalidWeights, WeightsNotFinite) as broken:
@@ -137,7 +150,9 @@ class Rounds:
 
     async def _open(self, known: KnownTask) -> RoundStatus:
         newest = await records.newest_version(self._blobs, known.task_id)
-        status = await self._store.open_round(known.task_id, known.policy, number=newest, now=self._clock())
+        change = await policies.newest(self._blobs, known.task_id)
+        policy = change.policy if change else known.policy
+        status = await self._store.open_round(known.task_id, policy, number=newest, now=self._clock())
         self.saw(status)
         return status
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from disco.aggregator.v1 import aggregator_service_pb2, aggregator_service_pb2_grpc
+from disco.aggregator.v1 import aggregator_service_pb2
 from disco.task.v1 import task_pb2
 
 from learning.federated import RoundStatus, is_due
@@ -16,10 +16,13 @@ from learning.refusals import MalformedMessage, StreamStalled, TooLarge
 from roundstore.store import RoundStore
 from rpc.chunks import chunk_parts
 from services.aggregator.changes import Changes, either
+from services.aggregator.history import History
+from services.aggregator.history_calls import HistoryCalls
+from services.aggregator.policies import Policies
 from services.aggregator.receipt_key import ReceiptKey
+from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.round_messages import (
     duration_message,
-    receipt_key_message,
     receipt_message,
     round_message,
     statement_of,
@@ -34,7 +37,7 @@ WATCH_AGAIN_S = 10.0
 """How often a watcher's round is read where no hint comes: hints may be lost."""
 
 
-class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
+class AggregatorServicer(HistoryCalls):
     """`clock` tells seconds since the epoch; `lease_s` is how long a participant is present without a renewal."""
 
     def __init__(
@@ -46,16 +49,19 @@ class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         submissions: Submissions,
         versions: Versions,
         receipt_key: ReceiptKey,
+        history: History,
+        rollbacks: Rollbacks,
+        policies: Policies,
         clock: Callable[[], float],
         lease_s: float,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
+        super().__init__(history, receipt_key, rounds=rounds, rollbacks=rollbacks, policies=policies)
         self._store = store
         self._rounds = rounds
         self._changes = changes
         self._submissions = submissions
         self._versions = versions
-        self._receipt_key = receipt_key
         self._clock = clock
         self._lease_s = lease_s
         self._idle_timeout_s = idle_timeout_s
@@ -152,11 +158,6 @@ class AggregatorServicer(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         for who, text in texts.items():
             response.values[who] = text
         return response
-
-    async def GetReceiptKey(  # noqa: N802
-        self, request: aggregator_service_pb2.GetReceiptKeyRequest, context: Any
-    ) -> aggregator_service_pb2.GetReceiptKeyResponse:
-        return aggregator_service_pb2.GetReceiptKeyResponse(key=receipt_key_message(self._receipt_key))
 
     async def _join(self, text: str, participants: list[ParticipantId]) -> RoundStatus:
         task, now = task_id(text), self._clock()

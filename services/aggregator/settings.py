@@ -19,6 +19,9 @@ class AggregatorSettings(ServerSettings, LeaseSettings, RedisSettings, BlobSetti
     upload_memory_bytes: int = Field(
         536_870_912, ge=1 << 20, description="Bytes of contributions that one aggregator holds at once; others wait."
     )
+    kept_versions: int = Field(
+        100, ge=0, description="How many of the newest versions of a task keep their weights; 0: all."
+    )
     receipt_key: Path | None = Field(
         None,
         description="PEM file: Ed25519 private key that signs receipts. Absent: one that is made once and kept.",

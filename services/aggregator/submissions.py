@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from learning.federated import Admission, RoundStatus, State, weight_of
+from learning.federated import Admission, RoundStatus
 from learning.ids import ParticipantId, TaskId
 from learning.refusals import DigestMismatch, DiscoError, Refusal, StreamStalled, TooLarge
+from learning.weighing import as_collecting, weight_of
 from roundstore.store import RoundStore
 from rpc.chunks import collect
 from services.aggregator.intake import Intake
@@ -110,7 +111,7 @@ class Submissions:
             base_round=announced.base_round,
         )
         if counted is None:
-            weight_of(_as_collecting(status), base_round=announced.base_round, sample_count=announced.sample_count)
+            weight_of(as_collecting(status), base_round=announced.base_round, sample_count=announced.sample_count)
         return counted
 
     async def _received(self, announced: Announced, chunks: AsyncIterable[bytes], *, size: int) -> bytearray:
@@ -125,10 +126,3 @@ class Submissions:
         if received != announced.digest:
             raise DigestMismatch(received=received, announced=announced.digest)
         return weights
-
-
-def _as_collecting(status: RoundStatus) -> RoundStatus:
-    """The round that a contribution of this moment will be judged in: while one is being closed, the next."""
-    if status.state is State.COLLECTING:
-        return status
-    return replace(status, number=status.number + 1, state=State.COLLECTING, weight_cap=status.policy.max_total_weight)

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from blobstore import names, records
-from blobstore.records import WeightSpec
+from blobstore import records
+from blobstore.records import LedgerEntry, WeightSpec
 from blobstore.store import BlobMissing, BlobStore
 from learning.ids import TaskId
 from learning.refusals import StoredDataDamaged
@@ -19,12 +19,17 @@ from services.aggregator.rounds import Rounds
 class Version:
     """A version without its weights."""
 
-    number: int
+    task_id: TaskId
+    entry: LedgerEntry
     weight_specs: tuple[WeightSpec, ...]
     blob: str
     digest: str
     size: int
     """In bytes."""
+
+    @property
+    def number(self) -> int:
+        return self.entry.version
 
 
 class Versions:
@@ -40,20 +45,24 @@ class Versions:
         if number is None:
             number = await records.newest_version(self._blobs, task_id)
         entry = await records.read_ledger_entry(self._blobs, task_id, number)
-        blob = names.weights(task_id, entry.digest)
-        try:
-            size = await self._blobs.size(blob)
-        except BlobMissing:
-            size = None
+        blob, size = await records.find_weights(self._blobs, task_id, entry)
         if size != known.model_bytes:
             raise StoredDataDamaged(name=blob)
-        return Version(number=number, weight_specs=known.weight_specs, blob=blob, digest=entry.digest, size=size)
+        return Version(
+            task_id=task_id, entry=entry, weight_specs=known.weight_specs, blob=blob, digest=entry.digest, size=size
+        )
 
     async def chunks(self, version: Version) -> AsyncGenerator[bytes, None]:
-        """The weights. Raises StoredDataDamaged, after the last chunk, where they do not have their digest."""
+        """The weights. Raises StoredDataDamaged, after the last chunk, where they do not have their digest.
+
+        Raises VersionNotFound, before the first one, where they have been deleted since they were found.
+        """
         digest = hashlib.sha256()
-        async for chunk in self._blobs.read_chunks(version.blob, chunk_size=CHUNK_BYTES):
-            digest.update(chunk)
-            yield chunk
+        try:
+            async for chunk in self._blobs.read_chunks(version.blob, chunk_size=CHUNK_BYTES):
+                digest.update(chunk)
+                yield chunk
+        except BlobMissing:
+            raise await records.missing_weights(self._blobs, version.task_id, version.entry) from None
         if digest.hexdigest() != version.digest:
             raise StoredDataDamaged(name=version.blob)

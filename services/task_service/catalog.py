@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from blobstore import names, records
-from blobstore.records import LedgerEntry, Model, TaskRecord
+from blobstore import ledger, names, policies, records, retention
+from blobstore.records import LedgerEntry, Model, Source, TaskRecord
 from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
 from learning.ids import TaskId
 from learning.refusals import InvalidTask, StoredDataDamaged, TaskAlreadyExists, TaskNotFound
@@ -37,6 +37,8 @@ class StoredVersion:
     task_id: TaskId
     model: Model
     entry: LedgerEntry
+    blob: str
+    """Where its weights are."""
 
     @property
     def size(self) -> int:
@@ -77,7 +79,8 @@ class Catalog:
         _, model = await self.task(task_id)
         newest = await records.newest_version(self._store, task_id) if number is None else number
         entry = await records.read_ledger_entry(self._store, task_id, newest)
-        return StoredVersion(task_id, model, entry)
+        blob, _ = await records.find_weights(self._store, task_id, entry)
+        return StoredVersion(task_id, model, entry, blob)
 
     async def weights(self, version: StoredVersion, *, chunk_size: int) -> AsyncGenerator[bytes, None]:
         """The weights of a version, chunk by chunk.
@@ -85,7 +88,7 @@ class Catalog:
         The digest is known only at the end, so StoredDataDamaged may be raised
         after the last chunk: what came before must then be thrown away.
         """
-        name = names.weights(version.task_id, version.entry.digest)
+        name = version.blob
         digest, size = hashlib.sha256(), 0
         try:
             async for chunk in self._store.read_chunks(name, chunk_size=chunk_size):
@@ -95,7 +98,7 @@ class Catalog:
                     raise StoredDataDamaged(name=name)
                 yield chunk
         except BlobMissing:
-            raise StoredDataDamaged(name=name) from None
+            raise await records.missing_weights(self._store, version.task_id, version.entry) from None
         if size != version.size or digest.hexdigest() != version.entry.digest:
             raise StoredDataDamaged(name=name)
 
@@ -106,8 +109,7 @@ class Catalog:
 
         Raises TaskAlreadyExists, InvalidModel, InvalidTask, InvalidWeights, WeightsNotFinite, TooLarge.
         """
-        if len(request_id) > MAX_REQUEST_ID:
-            raise InvalidTask(field="request_id", problem=f"is longer than {MAX_REQUEST_ID} characters")
+        _check_request_id(request_id)
         existing = await self._existing(task.task_id)
         if existing is not None and (not request_id or existing.request_id != request_id):
             raise TaskAlreadyExists(task_id=task.task_id)
@@ -123,6 +125,40 @@ class Catalog:
         if not request_id or asked != _asked(existing):
             raise TaskAlreadyExists(task_id=task.task_id)
         return existing
+
+    async def fork(
+        self, source_id: TaskId, number: int | None, task_id: TaskId, *, title: str, request_id: str, now: float
+    ) -> TaskRecord:
+        """Creates a task that begins with a version of another one (None: the newest).
+
+        The same request id gets the same answer again. Raises TaskNotFound,
+        VersionNotFound, TaskAlreadyExists, InvalidTask, StoredDataDamaged.
+        """
+        _check_request_id(request_id)
+        existing = await self._existing(task_id)
+        if existing is not None:
+            return _forked_before(existing, source_id, number, request_id=request_id)
+        record, model = await self.task(source_id)
+        number = await records.newest_version(self._store, source_id) if number is None else number
+        entry_bytes = await records.read_entry_bytes(self._store, source_id, number)
+        await retention.pin(self._store, source_id, number)
+        entry = records.decode_entry(entry_bytes, name=names.ledger_entry(source_id, number))
+        change = await policies.newest(self._store, source_id)
+        task = replace(
+            record.task,
+            task_id=task_id,
+            display=replace(record.task.display, title=title) if title else record.task.display,
+            policy=change.policy if change else record.task.policy,
+        )
+        weights = await records.read_weights(self._store, source_id, entry)
+        source = Source(task_id=source_id, version=number, entry_digest=ledger.digest_of_entry(entry_bytes))
+        try:
+            return await records.write_task(
+                self._store, task, model, weights, request_id=request_id, now=now, source=source
+            )
+        except BlobExists:
+            existing = await records.read_task(self._store, task_id)
+            return _forked_before(existing, source_id, number, request_id=request_id)
 
     async def add_default_tasks(self, task_ids: Sequence[str], *, now: float) -> None:
         """Creates those that are not there; what is there stays as it is, whatever it is."""
@@ -149,6 +185,25 @@ class Catalog:
             return await records.read_model(self._store, record)
         except BlobMissing:
             raise StoredDataDamaged(name=names.model(record.task.task_id, record.model_digest)) from None
+
+
+def _check_request_id(request_id: str) -> None:
+    if len(request_id) > MAX_REQUEST_ID:
+        raise InvalidTask(field="request_id", problem=f"is longer than {MAX_REQUEST_ID} characters")
+
+
+def _forked_before(existing: TaskRecord, source_id: TaskId, number: int | None, *, request_id: str) -> TaskRecord:
+    """Raises TaskAlreadyExists where it is not what this very request made."""
+    source = existing.source
+    if (
+        not request_id
+        or existing.request_id != request_id
+        or source is None
+        or source.task_id != source_id
+        or number not in (None, source.version)
+    ):
+        raise TaskAlreadyExists(task_id=existing.task.task_id)
+    return existing
 
 
 def _asked(record: TaskRecord) -> tuple[str, Task, str, str]:

@@ -90,6 +90,24 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             raise StreamStalled(seconds=f"{RECEIVE_TIMEOUT_S:g}") from None
         return weights
 
+    async def ForkTask(  # noqa: N802
+        self, request: task_service_pb2.ForkTaskRequest, context: Any
+    ) -> task_service_pb2.ForkTaskResponse:
+        record = await self._catalog.fork(
+            task_id(request.source_task_id),
+            request.source_version if request.HasField("source_version") else None,
+            task_id(request.task_id),
+            title=request.title,
+            request_id=request.request_id,
+            now=self._clock(),
+        )
+        assert record.source is not None, "a fork has a source"
+        return task_service_pb2.ForkTaskResponse(
+            task=_task_message(record),
+            source_version=record.source.version,
+            weights_sha256=bytes.fromhex(record.initial_digest),
+        )
+
     async def DownloadModel(  # noqa: N802
         self, request: task_service_pb2.DownloadModelRequest, context: Any
     ) -> AsyncIterator[task_service_pb2.DownloadModelResponse]:

@@ -62,6 +62,10 @@ async def written(store: BlobStore, task: Task | None = None, weights: Buffer = 
     return await records.write_task(store, task or a_task(), MODEL, weights, request_id="r1", now=1763686800.1234567)
 
 
+async def read_first_weights(store: BlobStore) -> bytes:
+    return await records.read_weights(store, TASK, await records.read_ledger_entry(store, TASK, 0))
+
+
 # Tasks and models
 
 
@@ -76,7 +80,7 @@ async def test_a_task_is_read_as_it_was_written(store: BlobStore) -> None:
     )
     assert await records.read_task(store, TASK) == record
     assert await records.read_model(store, record) == MODEL
-    assert await records.read_weights(store, TASK, record.initial_digest) == WEIGHTS
+    assert await read_first_weights(store) == WEIGHTS
 
 
 async def test_the_same_record_is_the_same_bytes(store: BlobStore) -> None:
@@ -127,7 +131,7 @@ async def test_of_two_creators_one_wins_and_its_model_and_weights_are_read(store
     assert [record] == won
     title = record.task.display.title
     assert (await records.read_model(store, record)).topology_json == title
-    assert await records.read_weights(store, TASK, record.initial_digest) == title.encode() * 1000
+    assert await read_first_weights(store) == title.encode() * 1000
 
 
 # Versions
@@ -201,7 +205,16 @@ async def test_a_version_is_read_as_it_was_written_also_twice(store: BlobStore) 
         await records.write_version(store, TASK, b"one", ENTRY)
     assert await records.newest_version(store, TASK) == 1
     assert await records.read_ledger_entry(store, TASK, 1) == ENTRY
-    assert await records.read_weights(store, TASK, ENTRY.digest) == b"one"
+    assert await records.read_weights(store, TASK, ENTRY) == b"one"
+    name = names.weights_of_version(TASK, 1, ENTRY.digest)
+    assert await records.find_weights(store, TASK, ENTRY) == (name, 3)
+
+
+async def test_weights_from_before_versions_could_be_deleted_are_found(store: BlobStore) -> None:
+    await store.write(names.weights(TASK, ENTRY.digest), [b"one"])
+    await store.write(names.ledger_entry(TASK, 1), [records.encode(ENTRY)])
+    assert await records.read_weights(store, TASK, ENTRY) == b"one"
+    assert await records.find_weights(store, TASK, ENTRY) == (names.weights(TASK, ENTRY.digest), 3)
 
 
 async def test_a_version_is_never_replaced_by_another_one(store: BlobStore) -> None:
@@ -219,7 +232,7 @@ async def test_the_newest_version_is_the_greatest_number(store: BlobStore) -> No
 
 async def test_weights_without_an_entry_are_no_version(store: BlobStore) -> None:
     await written(store)
-    await store.write(names.weights(TASK, ENTRY.digest), [b"one"])
+    await store.write(names.weights_of_version(TASK, 1, ENTRY.digest), [b"one"])
     assert await records.newest_version(store, TASK) == 0
     with pytest.raises(VersionNotFound) as missing:
         await records.read_ledger_entry(store, TASK, 1)
@@ -270,5 +283,5 @@ async def test_damaged_weights_are_called_damaged(store: BlobStore, data: bytes 
     name = names.weights(TASK, record.initial_digest)
     await (store.delete(name) if data is None else store.write(name, [data]))
     with pytest.raises(StoredDataDamaged) as damage:
-        await records.read_weights(store, TASK, record.initial_digest)
+        await read_first_weights(store)
     assert damage.value.variables == {"name": name}

@@ -160,7 +160,8 @@ class System:
 
     def weights(self, task_id: str, digest: str) -> bytes:
         """The weights of a version, read from the blob store."""
-        return (self.data_dir / "tasks" / task_id / "weights" / digest).read_bytes()
+        (found,) = {path.read_bytes() for path in (self.data_dir / "tasks" / task_id / "weights").glob(f"*{digest}")}
+        return found
 
     def record(self, task_id: str) -> dict[str, Any]:
         """The task record, read from the blob store."""

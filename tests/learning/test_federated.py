@@ -25,6 +25,8 @@ from learning.federated import (
     Left,
     NotDue,
     PolicyChanged,
+    Restoring,
+    RestoringStarted,
     RoundMoved,
     RoundStatus,
     State,
@@ -36,11 +38,11 @@ from learning.federated import (
     round_deadline,
     step,
     waiting_for,
-    weight_of,
 )
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DuplicateContribution, RoundAhead, RoundStale, WeightCapReached
+from learning.weighing import as_collecting, weight_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "rounds.md"
 ALICE, BOB, CAROL, DAVE = (ParticipantId(name) for name in ("alice", "bob", "carol", "dave"))
@@ -94,6 +96,7 @@ NEXT = FederatedRound(
     last_contributions=2,
     contributions_ever=32,
 )
+RESTORING = Restoring(version=3, request_id="r1", asked_at=11.0)
 NEW_POLICY = Policy(min_participants=1, quorum_share=None, quorum_count=1, max_total_weight=50)
 
 GRID: list[tuple[State, Event, float, object]] = [
@@ -143,6 +146,18 @@ GRID: list[tuple[State, Event, float, object]] = [
         40.0,
         replace(AGGREGATING, revision=6, closer=OTHER_REPLICA, closer_until=80.0),
     ),
+    (
+        State.COLLECTING,
+        RestoringStarted(7, REPLICA, 40.0, RESTORING),
+        11.0,
+        replace(
+            COLLECTING, revision=6, state=State.AGGREGATING, closer=REPLICA, closer_until=40.0, restoring=RESTORING
+        ),
+    ),
+    (State.COLLECTING, RestoringStarted(6, REPLICA, 40.0, RESTORING), 11.0, NotDue),
+    (State.COLLECTING, RestoringStarted(8, REPLICA, 40.0, RESTORING), 11.0, NotDue),
+    (State.AGGREGATING, RestoringStarted(7, REPLICA, 80.0, RESTORING), 20.0, NotDue),
+    (State.AGGREGATING, RestoringStarted(7, OTHER_REPLICA, 80.0, RESTORING), 40.0, NotDue),
     (State.AGGREGATING, VersionPublished(7), 20.0, NEXT),
     (State.AGGREGATING, VersionPublished(6), 20.0, RoundMoved),
     (State.AGGREGATING, VersionPublished(8), 20.0, RoundMoved),
@@ -160,7 +175,16 @@ def test_the_grid(state: State, event: Event, now: float, expected: object) -> N
             step(ROUNDS[state], event, now)
 
 
-EVENTS = [Joined, Left, LeasesChecked, PolicyChanged, GroupContributed, ClosingStarted, VersionPublished]
+EVENTS = [
+    Joined,
+    Left,
+    LeasesChecked,
+    PolicyChanged,
+    GroupContributed,
+    ClosingStarted,
+    RestoringStarted,
+    VersionPublished,
+]
 
 
 def test_every_event_is_tried_in_every_state() -> None:
@@ -213,9 +237,44 @@ def test_the_docs_draw_every_move() -> None:
     moves = {
         (state.name, outcome.state.name, type(event).__name__)
         for state, event, _, outcome in GRID
-        if isinstance(outcome, FederatedRound) and type(event) in (GroupContributed, ClosingStarted, VersionPublished)
+        if isinstance(outcome, FederatedRound)
+        and type(event) in (GroupContributed, ClosingStarted, RestoringStarted, VersionPublished)
     }
     assert drawn == moves
+
+
+# Rolling back
+
+
+def test_whoever_takes_over_restores_what_was_asked_for_and_the_next_round_is_an_ordinary_one() -> None:
+    nobody = replace(COLLECTING, admissions={}, total_weight=0, first_contribution_at=None)
+    restoring = step(nobody, RestoringStarted(7, REPLICA, 40.0, RESTORING), 11.0)
+    taken_over = step(restoring, ClosingStarted(7, OTHER_REPLICA, 80.0), 40.0)
+    assert (taken_over.closer, taken_over.restoring) == (OTHER_REPLICA, RESTORING)
+    after = step(taken_over, VersionPublished(7), 41.0)
+    assert (after.number, after.state, after.restoring, after.oldest_base) == (8, State.COLLECTING, None, 8)
+    later = step(
+        step(replace(after, admissions=COLLECTING.admissions), ClosingStarted(8, REPLICA, 99.0), 60.0),
+        VersionPublished(8),
+        61.0,
+    )
+    assert (later.number, later.oldest_base) == (9, 8)
+
+
+def test_what_started_before_a_rollback_is_stale_however_late_the_policy_lets_others_be() -> None:
+    status = a_status(oldest_base=6)
+    assert weight_of(status, base_round=6, sample_count=1) == 2
+    with pytest.raises(RoundStale) as stale:
+        weight_of(status, base_round=5, sample_count=1)
+    assert stale.value.variables == {"round": "5", "current_round": "7"}
+
+
+def test_contributions_of_the_moment_of_a_rollback_are_judged_as_in_the_next_round() -> None:
+    collecting = a_status()
+    assert as_collecting(collecting) is collecting
+    closing = a_status(state=State.AGGREGATING, closer=REPLICA, closer_until=40.0, oldest_base=2)
+    assert as_collecting(closing) == a_status(number=8, closer=REPLICA, closer_until=40.0, oldest_base=2)
+    assert as_collecting(replace(closing, restoring=RESTORING)) == replace(as_collecting(closing), oldest_base=8)
 
 
 # Admission
@@ -423,6 +482,11 @@ TOLD = [
         Waiting.AGGREGATION,
         "Round 7 is complete; version 8 is being computed.",
     ),
+    (
+        a_status(state=State.AGGREGATING, closer=REPLICA, closer_until=40.0, restoring=RESTORING),
+        Waiting.AGGREGATION,
+        "Round 7 is over; version 8 will be version 3 again.",
+    ),
 ]
 
 
@@ -475,6 +539,7 @@ events = st.one_of(
     st.builds(GroupContributed, numbers, groups),
     st.builds(GroupContributed, numbers, groups),
     st.builds(ClosingStarted, numbers, st.sampled_from([REPLICA, OTHER_REPLICA]), times),
+    st.builds(RestoringStarted, numbers, st.sampled_from([REPLICA, OTHER_REPLICA]), times, st.just(RESTORING)),
     st.builds(VersionPublished, numbers),
 )
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from learning.federated import Admission, Contribution, GroupConflict, NotDue, RoundMoved, RoundStatus, State
+from learning.federated import Admission, Contribution, GroupConflict, NotDue, Restoring, RoundMoved, RoundStatus, State
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DuplicateContribution, WeightCapReached
@@ -25,6 +25,7 @@ REPLICA, OTHER_REPLICA = ReplicaId("replica-1"), ReplicaId("replica-2")
 POLICY = Policy(
     min_participants=2, quorum_share=0.75, deadline_s=12.5, staleness_weights=(4, 2, 1), max_total_weight=20
 )
+RESTORING = Restoring(version=3, request_id="r1", asked_at=1763686800.1234567)
 ODD_TIME = 1763686800.1234567
 """Rounds to something else where a time is written with fewer than 17 digits."""
 
@@ -431,6 +432,56 @@ class RoundStoreContract:
         assert (await store.read_closing(TASK, epoch=EPOCH, number=8)).sums == (a_pointer(3, 3),)
         status = await store.finish_closing(TASK, epoch=EPOCH, number=8)
         assert (status.number, status.last_contributions, status.contributions_ever) == (9, 3, 5)
+
+    # Rolling back
+
+    async def test_a_round_is_ended_for_a_rollback_though_it_is_not_due(self, store: RoundStore) -> None:
+        before = await contributed(store, ALICE)
+        status = await store.start_restoring(
+            TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, restoring=RESTORING
+        )
+        assert status == replace(
+            before, state=State.AGGREGATING, revision=2, closer=REPLICA, closer_until=30.0, restoring=RESTORING
+        )
+        assert await store.read_status(TASK) == status
+        assert (await store.read_closing(TASK, epoch=EPOCH, number=7)).admissions == (an_admission(ALICE, 0),)
+
+    async def test_an_empty_round_is_ended_for_a_rollback_too(self, store: RoundStore) -> None:
+        await opened(store)
+        await store.start_restoring(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, restoring=RESTORING)
+        read = await store.read_closing(TASK, epoch=EPOCH, number=7)
+        assert (read.admissions, read.sums, read.status.restoring) == ((), (), RESTORING)
+        status = await store.finish_closing(TASK, epoch=EPOCH, number=7)
+        assert status == replace(a_status(8), revision=2, oldest_base=8)
+
+    async def test_whoever_takes_over_finds_what_is_restored(self, store: RoundStore) -> None:
+        await opened(store)
+        await store.start_restoring(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, restoring=RESTORING)
+        taken = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=60.0, now=30.0)
+        assert (taken.closer, taken.restoring) == (OTHER_REPLICA, RESTORING)
+
+    async def test_the_oldest_base_stays_through_the_rounds_that_follow(self, store: RoundStore) -> None:
+        await opened(store)
+        await store.start_restoring(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, restoring=RESTORING)
+        await store.finish_closing(TASK, epoch=EPOCH, number=7)
+        group = [Contribution(ALICE, "x", base_round=8, weight=1), Contribution(BOB, "y", base_round=8, weight=1)]
+        await store.commit_group(TASK, epoch=EPOCH, number=8, pointer=a_pointer(2, 2), group=group, now=21.0)
+        await store.start_closing(TASK, epoch=EPOCH, number=8, closer=REPLICA, until=90.0, now=60.0)
+        status = await store.finish_closing(TASK, epoch=EPOCH, number=8)
+        assert (status.number, status.oldest_base, status.restoring) == (9, 8, None)
+
+    async def test_a_round_that_closes_already_is_not_rolled_back(self, store: RoundStore) -> None:
+        before = await closing(store, until=30.0)
+        for number, epoch in ((7, EPOCH), (6, EPOCH), (8, EPOCH), (7, "other")):
+            with pytest.raises(NotDue):
+                await store.start_restoring(
+                    TASK, epoch=epoch, number=number, closer=OTHER_REPLICA, until=99.0, restoring=RESTORING
+                )
+        assert await store.read_status(TASK) == before
+
+    async def test_a_task_without_round_is_not_rolled_back(self, store: RoundStore) -> None:
+        with pytest.raises(NotDue):
+            await store.start_restoring(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, restoring=RESTORING)
 
     # Policies
 

@@ -16,7 +16,7 @@ import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from learning.federated import Contribution, GroupConflict, NotDue, RoundMoved, RoundStatus, State, is_due
+from learning.federated import Contribution, GroupConflict, NotDue, Restoring, RoundMoved, RoundStatus, State, is_due
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DiscoError
@@ -81,6 +81,14 @@ class StartClosing:
 
 
 @dataclass(frozen=True)
+class StartRestoring:
+    closer: ReplicaId
+    until: float
+    right_epoch: bool
+    offset: int
+
+
+@dataclass(frozen=True)
 class FinishClosing:
     right_epoch: bool
     offset: int
@@ -96,7 +104,7 @@ class Wipe:
     """Everything is lost, as where Redis is flushed."""
 
 
-Event = Open | Join | Leave | Expire | Commit | StartClosing | FinishClosing | SetPolicy | Wipe
+Event = Open | Join | Leave | Expire | Commit | StartClosing | StartRestoring | FinishClosing | SetPolicy | Wipe
 
 members = st.tuples(participants, st.sampled_from(["aa", "bb"]), st.integers(1, 3))
 one_each = st.lists(members, min_size=1, max_size=3, unique_by=lambda member: member[0])
@@ -108,6 +116,7 @@ ordinary: list[tuple[int, st.SearchStrategy[Event]]] = [
     (6, st.builds(Commit, replicas, one_each.map(tuple), epochs, offsets)),
     (1, st.builds(Commit, replicas, any_group.map(tuple), epochs, offsets)),
     (4, st.builds(StartClosing, replicas, moments, epochs, offsets)),
+    (1, st.builds(StartRestoring, replicas, moments, epochs, offsets)),
     (3, st.builds(FinishClosing, epochs, offsets)),
     (1, st.builds(SetPolicy, st.sampled_from(POLICIES))),
 ]
@@ -188,6 +197,15 @@ class Pair:
                     "start",
                     lambda store: store.start_closing(
                         task, epoch=epoch, number=number, closer=closer, until=now + until, now=now
+                    ),
+                )
+            case StartRestoring(closer, until):
+                epoch, number = self._meant(status, event.right_epoch, event.offset)
+                restoring = Restoring(version=1, request_id="r", asked_at=now)
+                await self._same(
+                    "restore",
+                    lambda store: store.start_restoring(
+                        task, epoch=epoch, number=number, closer=closer, until=now + until, restoring=restoring
                     ),
                 )
             case FinishClosing():
@@ -277,4 +295,6 @@ def test_both_stores_answer_the_same_to_every_history(redis_url: str, runner: as
         "finish: RoundStatus",
         "finish: RoundMoved",
         "read: ClosingRound",
+        "restore: RoundStatus",
+        "restore: NotDue",
     } - set(pair.seen)

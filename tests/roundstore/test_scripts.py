@@ -30,6 +30,7 @@ ALL_KEYS = {
     "expire_leases": [*STATUS_KEYS, KEYS.admissions],
     "commit_group": [*STATUS_KEYS, KEYS.admissions, KEYS.sums],
     "start_closing": STATUS_KEYS,
+    "start_restoring": STATUS_KEYS,
     "read_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums],
     "finish_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, *CLOSED],
     "set_policy": STATUS_KEYS,
@@ -44,6 +45,7 @@ OPEN: tuple[str, list[Argument]] = ("open_round", [*HINT, *NEW_ROUND])
 JOIN: tuple[str, list[Argument]] = ("join_round", [*HINT, "10.0", "alice", "bob"])
 COMMIT: tuple[str, list[Argument]] = ("commit_group", [*HINT, "e", 7, "replica", "pointer", "2.0", *GROUP])
 START: tuple[str, list[Argument]] = ("start_closing", [*HINT, "e", 7, "replica", "30.0", "20.0"])
+RESTORE: tuple[str, list[Argument]] = ("start_restoring", [*HINT, "e", 7, "replica", "30.0", 3, "r1", "20.0"])
 FINISH: tuple[str, list[Argument]] = ("finish_closing", [*HINT, "e", 7, 60])
 SWAP: tuple[str, list[Argument]] = ("swap_peers", ["channel", "hint", 0, 1, "body", 60])
 HOLD: tuple[str, list[Argument]] = ("hold_signal", ["signal", 1, 60])
@@ -64,6 +66,8 @@ HISTORIES: dict[tuple[str, int], list[tuple[str, list[Argument]]]] = {
     ("commit_group", -3): [OPEN, COMMIT, COMMIT],
     ("start_closing", 1): [OPEN, COMMIT, START],
     ("start_closing", -4): [OPEN, COMMIT, START, START],
+    ("start_restoring", 1): [OPEN, RESTORE],
+    ("start_restoring", -4): [OPEN, RESTORE, RESTORE],
     ("read_closing", 1): [OPEN, COMMIT, START, ("read_closing", ["e", 7])],
     ("read_closing", -2): [OPEN, COMMIT, ("read_closing", ["e", 7])],
     ("finish_closing", 1): [OPEN, COMMIT, START, FINISH],

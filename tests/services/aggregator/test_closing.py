@@ -140,7 +140,7 @@ async def test_a_version_computed_again_by_another_replica_has_the_same_bytes(
         first = await ledger_bytes(room)
         entry = await records.read_ledger_entry(room.blobs, TASK, 1)
         await room.blobs.delete(names.ledger_entry(TASK, 1))
-        await room.blobs.delete(names.weights(TASK, entry.digest))
+        await room.blobs.delete(names.weights_of_version(TASK, 1, entry.digest))
         room.clock.ahead += 11
         async with room.member() as other:
             await check_closed_by(room, other)

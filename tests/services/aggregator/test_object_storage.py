@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore import names, records
+from blobstore import records
 from blobstore.directory import DirectoryBlobStore
 from blobstore.object_storage import ObjectBlobStore
 from blobstore.store import BlobStore
@@ -73,7 +73,7 @@ def promised(number: int) -> bytes:
 async def kept(blobs: BlobStore) -> dict[str, bytes]:
     """Every version's weights and ledger, without what differs from run to run: who arrived when, and how far."""
     entries = [await records.read_ledger_entry(blobs, TASK, number) for number in range(ROUNDS + 1)]
-    return {entry.digest: await blobs.read(names.weights(TASK, entry.digest)) for entry in entries}
+    return {entry.digest: await records.read_weights(blobs, TASK, entry) for entry in entries}
 
 
 async def test_two_replicas_on_a_bucket_make_the_bytes_that_two_on_a_directory_make(

@@ -23,11 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from disco.aggregator.v1 import round_pb2 as disco_dot_aggregator_dot_v1_dot_round__pb2
+from disco.aggregator.v1 import version_pb2 as disco_dot_aggregator_dot_v1_dot_version__pb2
+from disco.task.v1 import policy_pb2 as disco_dot_task_dot_v1_dot_policy__pb2
 from disco.task.v1 import task_pb2 as disco_dot_task_dot_v1_dot_task__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,disco/aggregator/v1/aggregator_service.proto\x12\x13\x64isco.aggregator.v1\x1a\x1f\x64isco/aggregator/v1/round.proto\x1a\x18\x64isco/task/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\":\n\x0fJoinTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\"g\n\x10JoinTaskResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x12RenewLeasesRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x17\n\x0fparticipant_ids\x18\x02 \x03(\t\"?\n\x13RenewLeasesResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\x10LeaveTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\">\n\x11LeaveTaskResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\"\xed\x01\n\x19SubmitContributionRequest\x12G\n\x06header\x18\x01 \x01(\x0b\x32\x35.disco.aggregator.v1.SubmitContributionRequest.HeaderH\x00\x12\x17\n\rweights_chunk\x18\x02 \x01(\x0cH\x00\x1a\x66\n\x06Header\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x14\n\x0csample_count\x18\x05 \x01(\x04\x42\x06\n\x04part\"K\n\x1aSubmitContributionResponse\x12-\n\x07receipt\x18\x01 \x01(\x0b\x32\x1c.disco.aggregator.v1.Receipt\"\"\n\x0fGetRoundRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"=\n\x10GetRoundResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\"%\n\x12WatchRoundsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"@\n\x13WatchRoundsResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\"G\n\x12ReadVersionRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"\xeb\x01\n\x13ReadVersionResponse\x12\x41\n\x06header\x18\x01 \x01(\x0b\x32/.disco.aggregator.v1.ReadVersionResponse.HeaderH\x00\x12\x17\n\rweights_chunk\x18\x02 \x01(\x0cH\x00\x1ap\n\x06Header\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12/\n\x0cweight_specs\x18\x02 \x03(\x0b\x32\x19.disco.task.v1.WeightSpec\x12\x14\n\x0cweights_size\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x42\x06\n\x04part\"h\n\x12PutMetadataRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\t\"\x15\n\x13PutMetadataResponse\"A\n\x12GetMetadataRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0b\n\x03key\x18\x03 \x01(\t\"\x99\x01\n\x13GetMetadataResponse\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x44\n\x06values\x18\x02 \x03(\x0b\x32\x34.disco.aggregator.v1.GetMetadataResponse.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x16\n\x14GetReceiptKeyRequest\"E\n\x15GetReceiptKeyResponse\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.disco.aggregator.v1.ReceiptKey2\xf0\x07\n\x11\x41ggregatorService\x12W\n\x08JoinTask\x12$.disco.aggregator.v1.JoinTaskRequest\x1a%.disco.aggregator.v1.JoinTaskResponse\x12`\n\x0bRenewLeases\x12\'.disco.aggregator.v1.RenewLeasesRequest\x1a(.disco.aggregator.v1.RenewLeasesResponse\x12Z\n\tLeaveTask\x12%.disco.aggregator.v1.LeaveTaskRequest\x1a&.disco.aggregator.v1.LeaveTaskResponse\x12w\n\x12SubmitContribution\x12..disco.aggregator.v1.SubmitContributionRequest\x1a/.disco.aggregator.v1.SubmitContributionResponse(\x01\x12W\n\x08GetRound\x12$.disco.aggregator.v1.GetRoundRequest\x1a%.disco.aggregator.v1.GetRoundResponse\x12\x62\n\x0bWatchRounds\x12\'.disco.aggregator.v1.WatchRoundsRequest\x1a(.disco.aggregator.v1.WatchRoundsResponse0\x01\x12\x62\n\x0bReadVersion\x12\'.disco.aggregator.v1.ReadVersionRequest\x1a(.disco.aggregator.v1.ReadVersionResponse0\x01\x12`\n\x0bPutMetadata\x12\'.disco.aggregator.v1.PutMetadataRequest\x1a(.disco.aggregator.v1.PutMetadataResponse\x12`\n\x0bGetMetadata\x12\'.disco.aggregator.v1.GetMetadataRequest\x1a(.disco.aggregator.v1.GetMetadataResponse\x12\x66\n\rGetReceiptKey\x12).disco.aggregator.v1.GetReceiptKeyRequest\x1a*.disco.aggregator.v1.GetReceiptKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,disco/aggregator/v1/aggregator_service.proto\x12\x13\x64isco.aggregator.v1\x1a\x1f\x64isco/aggregator/v1/round.proto\x1a!disco/aggregator/v1/version.proto\x1a\x1a\x64isco/task/v1/policy.proto\x1a\x18\x64isco/task/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\":\n\x0fJoinTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\"g\n\x10JoinTaskResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x12RenewLeasesRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x17\n\x0fparticipant_ids\x18\x02 \x03(\t\"?\n\x13RenewLeasesResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\x10LeaveTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\">\n\x11LeaveTaskResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\"\xed\x01\n\x19SubmitContributionRequest\x12G\n\x06header\x18\x01 \x01(\x0b\x32\x35.disco.aggregator.v1.SubmitContributionRequest.HeaderH\x00\x12\x17\n\rweights_chunk\x18\x02 \x01(\x0cH\x00\x1a\x66\n\x06Header\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x14\n\x0csample_count\x18\x05 \x01(\x04\x42\x06\n\x04part\"K\n\x1aSubmitContributionResponse\x12-\n\x07receipt\x18\x01 \x01(\x0b\x32\x1c.disco.aggregator.v1.Receipt\"\"\n\x0fGetRoundRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"=\n\x10GetRoundResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\"%\n\x12WatchRoundsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"@\n\x13WatchRoundsResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\"G\n\x12ReadVersionRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"\xeb\x01\n\x13ReadVersionResponse\x12\x41\n\x06header\x18\x01 \x01(\x0b\x32/.disco.aggregator.v1.ReadVersionResponse.HeaderH\x00\x12\x17\n\rweights_chunk\x18\x02 \x01(\x0cH\x00\x1ap\n\x06Header\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12/\n\x0cweight_specs\x18\x02 \x03(\x0b\x32\x19.disco.task.v1.WeightSpec\x12\x14\n\x0cweights_size\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x42\x06\n\x04part\"h\n\x12PutMetadataRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\t\"\x15\n\x13PutMetadataResponse\"A\n\x12GetMetadataRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0b\n\x03key\x18\x03 \x01(\t\"\x99\x01\n\x13GetMetadataResponse\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x44\n\x06values\x18\x02 \x03(\x0b\x32\x34.disco.aggregator.v1.GetMetadataResponse.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x16\n\x14GetReceiptKeyRequest\"E\n\x15GetReceiptKeyResponse\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.disco.aggregator.v1.ReceiptKey\"M\n\x13ListVersionsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x14ListVersionsResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.disco.aggregator.v1.Version\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x11GetVersionRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"C\n\x12GetVersionResponse\x12-\n\x07version\x18\x01 \x01(\x0b\x32\x1c.disco.aggregator.v1.Version\"K\n\x16ReadLedgerEntryRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"\xbe\x01\n\x17ReadLedgerEntryResponse\x12\x45\n\x06header\x18\x01 \x01(\x0b\x32\x33.disco.aggregator.v1.ReadLedgerEntryResponse.HeaderH\x00\x12\x15\n\x0b\x65ntry_chunk\x18\x02 \x01(\x0cH\x00\x1a=\n\x06Header\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\nentry_size\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x42\x06\n\x04part\"\x80\x01\n\x18ProveContributionRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x04H\x00\x12\x0f\n\x05round\x18\x03 \x01(\x04H\x00\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x16\n\x0eparticipant_id\x18\x05 \x01(\tB\x07\n\x05place\"F\n\x19ProveContributionResponse\x12)\n\x05proof\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Proof\"G\n\x0fRollBackRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"l\n\x10RollBackResponse\x12-\n\x07version\x18\x01 \x01(\x0b\x32\x1c.disco.aggregator.v1.Version\x12)\n\x05round\x18\x02 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round\"a\n\x13\x43hangePolicyRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12%\n\x06policy\x18\x02 \x01(\x0b\x32\x15.disco.task.v1.Policy\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x14\x43hangePolicyResponse\x12)\n\x05round\x18\x01 \x01(\x0b\x32\x1a.disco.aggregator.v1.Round2\xd6\x0c\n\x11\x41ggregatorService\x12W\n\x08JoinTask\x12$.disco.aggregator.v1.JoinTaskRequest\x1a%.disco.aggregator.v1.JoinTaskResponse\x12`\n\x0bRenewLeases\x12\'.disco.aggregator.v1.RenewLeasesRequest\x1a(.disco.aggregator.v1.RenewLeasesResponse\x12Z\n\tLeaveTask\x12%.disco.aggregator.v1.LeaveTaskRequest\x1a&.disco.aggregator.v1.LeaveTaskResponse\x12w\n\x12SubmitContribution\x12..disco.aggregator.v1.SubmitContributionRequest\x1a/.disco.aggregator.v1.SubmitContributionResponse(\x01\x12W\n\x08GetRound\x12$.disco.aggregator.v1.GetRoundRequest\x1a%.disco.aggregator.v1.GetRoundResponse\x12\x62\n\x0bWatchRounds\x12\'.disco.aggregator.v1.WatchRoundsRequest\x1a(.disco.aggregator.v1.WatchRoundsResponse0\x01\x12\x62\n\x0bReadVersion\x12\'.disco.aggregator.v1.ReadVersionRequest\x1a(.disco.aggregator.v1.ReadVersionResponse0\x01\x12`\n\x0bPutMetadata\x12\'.disco.aggregator.v1.PutMetadataRequest\x1a(.disco.aggregator.v1.PutMetadataResponse\x12`\n\x0bGetMetadata\x12\'.disco.aggregator.v1.GetMetadataRequest\x1a(.disco.aggregator.v1.GetMetadataResponse\x12\x66\n\rGetReceiptKey\x12).disco.aggregator.v1.GetReceiptKeyRequest\x1a*.disco.aggregator.v1.GetReceiptKeyResponse\x12\x63\n\x0cListVersions\x12(.disco.aggregator.v1.ListVersionsRequest\x1a).disco.aggregator.v1.ListVersionsResponse\x12]\n\nGetVersion\x12&.disco.aggregator.v1.GetVersionRequest\x1a\'.disco.aggregator.v1.GetVersionResponse\x12n\n\x0fReadLedgerEntry\x12+.disco.aggregator.v1.ReadLedgerEntryRequest\x1a,.disco.aggregator.v1.ReadLedgerEntryResponse0\x01\x12r\n\x11ProveContribution\x12-.disco.aggregator.v1.ProveContributionRequest\x1a..disco.aggregator.v1.ProveContributionResponse\x12W\n\x08RollBack\x12$.disco.aggregator.v1.RollBackRequest\x1a%.disco.aggregator.v1.RollBackResponse\x12\x63\n\x0c\x43hangePolicy\x12(.disco.aggregator.v1.ChangePolicyRequest\x1a).disco.aggregator.v1.ChangePolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,52 +38,78 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETMETADATARESPONSE_VALUESENTRY']._loaded_options = None
   _globals['_GETMETADATARESPONSE_VALUESENTRY']._serialized_options = b'8\001'
-  _globals['_JOINTASKREQUEST']._serialized_start=160
-  _globals['_JOINTASKREQUEST']._serialized_end=218
-  _globals['_JOINTASKRESPONSE']._serialized_start=220
-  _globals['_JOINTASKRESPONSE']._serialized_end=323
-  _globals['_RENEWLEASESREQUEST']._serialized_start=325
-  _globals['_RENEWLEASESREQUEST']._serialized_end=387
-  _globals['_RENEWLEASESRESPONSE']._serialized_start=389
-  _globals['_RENEWLEASESRESPONSE']._serialized_end=452
-  _globals['_LEAVETASKREQUEST']._serialized_start=454
-  _globals['_LEAVETASKREQUEST']._serialized_end=513
-  _globals['_LEAVETASKRESPONSE']._serialized_start=515
-  _globals['_LEAVETASKRESPONSE']._serialized_end=577
-  _globals['_SUBMITCONTRIBUTIONREQUEST']._serialized_start=580
-  _globals['_SUBMITCONTRIBUTIONREQUEST']._serialized_end=817
-  _globals['_SUBMITCONTRIBUTIONREQUEST_HEADER']._serialized_start=707
-  _globals['_SUBMITCONTRIBUTIONREQUEST_HEADER']._serialized_end=809
-  _globals['_SUBMITCONTRIBUTIONRESPONSE']._serialized_start=819
-  _globals['_SUBMITCONTRIBUTIONRESPONSE']._serialized_end=894
-  _globals['_GETROUNDREQUEST']._serialized_start=896
-  _globals['_GETROUNDREQUEST']._serialized_end=930
-  _globals['_GETROUNDRESPONSE']._serialized_start=932
-  _globals['_GETROUNDRESPONSE']._serialized_end=993
-  _globals['_WATCHROUNDSREQUEST']._serialized_start=995
-  _globals['_WATCHROUNDSREQUEST']._serialized_end=1032
-  _globals['_WATCHROUNDSRESPONSE']._serialized_start=1034
-  _globals['_WATCHROUNDSRESPONSE']._serialized_end=1098
-  _globals['_READVERSIONREQUEST']._serialized_start=1100
-  _globals['_READVERSIONREQUEST']._serialized_end=1171
-  _globals['_READVERSIONRESPONSE']._serialized_start=1174
-  _globals['_READVERSIONRESPONSE']._serialized_end=1409
-  _globals['_READVERSIONRESPONSE_HEADER']._serialized_start=1289
-  _globals['_READVERSIONRESPONSE_HEADER']._serialized_end=1401
-  _globals['_PUTMETADATAREQUEST']._serialized_start=1411
-  _globals['_PUTMETADATAREQUEST']._serialized_end=1515
-  _globals['_PUTMETADATARESPONSE']._serialized_start=1517
-  _globals['_PUTMETADATARESPONSE']._serialized_end=1538
-  _globals['_GETMETADATAREQUEST']._serialized_start=1540
-  _globals['_GETMETADATAREQUEST']._serialized_end=1605
-  _globals['_GETMETADATARESPONSE']._serialized_start=1608
-  _globals['_GETMETADATARESPONSE']._serialized_end=1761
-  _globals['_GETMETADATARESPONSE_VALUESENTRY']._serialized_start=1716
-  _globals['_GETMETADATARESPONSE_VALUESENTRY']._serialized_end=1761
-  _globals['_GETRECEIPTKEYREQUEST']._serialized_start=1763
-  _globals['_GETRECEIPTKEYREQUEST']._serialized_end=1785
-  _globals['_GETRECEIPTKEYRESPONSE']._serialized_start=1787
-  _globals['_GETRECEIPTKEYRESPONSE']._serialized_end=1856
-  _globals['_AGGREGATORSERVICE']._serialized_start=1859
-  _globals['_AGGREGATORSERVICE']._serialized_end=2867
+  _globals['_JOINTASKREQUEST']._serialized_start=223
+  _globals['_JOINTASKREQUEST']._serialized_end=281
+  _globals['_JOINTASKRESPONSE']._serialized_start=283
+  _globals['_JOINTASKRESPONSE']._serialized_end=386
+  _globals['_RENEWLEASESREQUEST']._serialized_start=388
+  _globals['_RENEWLEASESREQUEST']._serialized_end=450
+  _globals['_RENEWLEASESRESPONSE']._serialized_start=452
+  _globals['_RENEWLEASESRESPONSE']._serialized_end=515
+  _globals['_LEAVETASKREQUEST']._serialized_start=517
+  _globals['_LEAVETASKREQUEST']._serialized_end=576
+  _globals['_LEAVETASKRESPONSE']._serialized_start=578
+  _globals['_LEAVETASKRESPONSE']._serialized_end=640
+  _globals['_SUBMITCONTRIBUTIONREQUEST']._serialized_start=643
+  _globals['_SUBMITCONTRIBUTIONREQUEST']._serialized_end=880
+  _globals['_SUBMITCONTRIBUTIONREQUEST_HEADER']._serialized_start=770
+  _globals['_SUBMITCONTRIBUTIONREQUEST_HEADER']._serialized_end=872
+  _globals['_SUBMITCONTRIBUTIONRESPONSE']._serialized_start=882
+  _globals['_SUBMITCONTRIBUTIONRESPONSE']._serialized_end=957
+  _globals['_GETROUNDREQUEST']._serialized_start=959
+  _globals['_GETROUNDREQUEST']._serialized_end=993
+  _globals['_GETROUNDRESPONSE']._serialized_start=995
+  _globals['_GETROUNDRESPONSE']._serialized_end=1056
+  _globals['_WATCHROUNDSREQUEST']._serialized_start=1058
+  _globals['_WATCHROUNDSREQUEST']._serialized_end=1095
+  _globals['_WATCHROUNDSRESPONSE']._serialized_start=1097
+  _globals['_WATCHROUNDSRESPONSE']._serialized_end=1161
+  _globals['_READVERSIONREQUEST']._serialized_start=1163
+  _globals['_READVERSIONREQUEST']._serialized_end=1234
+  _globals['_READVERSIONRESPONSE']._serialized_start=1237
+  _globals['_READVERSIONRESPONSE']._serialized_end=1472
+  _globals['_READVERSIONRESPONSE_HEADER']._serialized_start=1352
+  _globals['_READVERSIONRESPONSE_HEADER']._serialized_end=1464
+  _globals['_PUTMETADATAREQUEST']._serialized_start=1474
+  _globals['_PUTMETADATAREQUEST']._serialized_end=1578
+  _globals['_PUTMETADATARESPONSE']._serialized_start=1580
+  _globals['_PUTMETADATARESPONSE']._serialized_end=1601
+  _globals['_GETMETADATAREQUEST']._serialized_start=1603
+  _globals['_GETMETADATAREQUEST']._serialized_end=1668
+  _globals['_GETMETADATARESPONSE']._serialized_start=1671
+  _globals['_GETMETADATARESPONSE']._serialized_end=1824
+  _globals['_GETMETADATARESPONSE_VALUESENTRY']._serialized_start=1779
+  _globals['_GETMETADATARESPONSE_VALUESENTRY']._serialized_end=1824
+  _globals['_GETRECEIPTKEYREQUEST']._serialized_start=1826
+  _globals['_GETRECEIPTKEYREQUEST']._serialized_end=1848
+  _globals['_GETRECEIPTKEYRESPONSE']._serialized_start=1850
+  _globals['_GETRECEIPTKEYRESPONSE']._serialized_end=1919
+  _globals['_LISTVERSIONSREQUEST']._serialized_start=1921
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=1998
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=2000
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=2095
+  _globals['_GETVERSIONREQUEST']._serialized_start=2097
+  _globals['_GETVERSIONREQUEST']._serialized_end=2167
+  _globals['_GETVERSIONRESPONSE']._serialized_start=2169
+  _globals['_GETVERSIONRESPONSE']._serialized_end=2236
+  _globals['_READLEDGERENTRYREQUEST']._serialized_start=2238
+  _globals['_READLEDGERENTRYREQUEST']._serialized_end=2313
+  _globals['_READLEDGERENTRYRESPONSE']._serialized_start=2316
+  _globals['_READLEDGERENTRYRESPONSE']._serialized_end=2506
+  _globals['_READLEDGERENTRYRESPONSE_HEADER']._serialized_start=2437
+  _globals['_READLEDGERENTRYRESPONSE_HEADER']._serialized_end=2498
+  _globals['_PROVECONTRIBUTIONREQUEST']._serialized_start=2509
+  _globals['_PROVECONTRIBUTIONREQUEST']._serialized_end=2637
+  _globals['_PROVECONTRIBUTIONRESPONSE']._serialized_start=2639
+  _globals['_PROVECONTRIBUTIONRESPONSE']._serialized_end=2709
+  _globals['_ROLLBACKREQUEST']._serialized_start=2711
+  _globals['_ROLLBACKREQUEST']._serialized_end=2782
+  _globals['_ROLLBACKRESPONSE']._serialized_start=2784
+  _globals['_ROLLBACKRESPONSE']._serialized_end=2892
+  _globals['_CHANGEPOLICYREQUEST']._serialized_start=2894
+  _globals['_CHANGEPOLICYREQUEST']._serialized_end=2991
+  _globals['_CHANGEPOLICYRESPONSE']._serialized_start=2993
+  _globals['_CHANGEPOLICYRESPONSE']._serialized_end=3058
+  _globals['_AGGREGATORSERVICE']._serialized_start=3061
+  _globals['_AGGREGATORSERVICE']._serialized_end=4683
 # @@protoc_insertion_point(module_scope)

@@ -90,6 +90,36 @@ class AggregatorServiceStub:
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.SerializeToString,
                 response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.FromString,
                 _registered_method=True)
+        self.ListVersions = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/ListVersions',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListVersionsRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListVersionsResponse.FromString,
+                _registered_method=True)
+        self.GetVersion = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/GetVersion',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetVersionRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetVersionResponse.FromString,
+                _registered_method=True)
+        self.ReadLedgerEntry = channel.unary_stream(
+                '/disco.aggregator.v1.AggregatorService/ReadLedgerEntry',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ReadLedgerEntryRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ReadLedgerEntryResponse.FromString,
+                _registered_method=True)
+        self.ProveContribution = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/ProveContribution',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ProveContributionRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ProveContributionResponse.FromString,
+                _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/RollBack',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.RollBackRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.RollBackResponse.FromString,
+                _registered_method=True)
+        self.ChangePolicy = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/ChangePolicy',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ChangePolicyRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ChangePolicyResponse.FromString,
+                _registered_method=True)
 
 
 class AggregatorServiceServicer:
@@ -192,6 +222,65 @@ class AggregatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListVersions(self, request, context):
+        """Lists the versions of a task, the newest first.
+        Fails with INVALID_ID, TASK_NOT_FOUND, MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVersion(self, request, context):
+        """Reads one version, apart from its weights and its contributions.
+        Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, STORED_DATA_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadLedgerEntry(self, request, context):
+        """Streams the ledger entry of a version, with all its contributions: first
+        `header`, then chunks of at most 1 MiB. It is JSON, byte for byte as it was
+        written: its SHA-256 is what the next entry states as `previous`.
+        Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveContribution(self, request, context):
+        """Proves that a contribution is in a version.
+        Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, NOT_IN_VERSION,
+        MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBack(self, request, context):
+        """Publishes a version whose weights are those of an older one, and opens the
+        next round with it. The open round ends at once. What was acknowledged in
+        it is stated in the ledger entry of the new version, under its Merkle root,
+        and is in no weights. Contributions that started from a version before the
+        new one are refused as ROUND_STALE from then on. Safe to send again with the same
+        `request_id`.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, VERSION_NOT_FOUND,
+        MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePolicy(self, request, context):
+        """Replaces the policy of a federated task. The new one holds at once, its cap
+        on weights from the next round on. Safe to send again with the same `request_id`.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, INVALID_POLICY (it breaks
+        a rule, or the open round could never close under it), MALFORMED_MESSAGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AggregatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -244,6 +333,36 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     servicer.GetReceiptKey,
                     request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.FromString,
                     response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.SerializeToString,
+            ),
+            'ListVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVersions,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListVersionsRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListVersionsResponse.SerializeToString,
+            ),
+            'GetVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVersion,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetVersionRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetVersionResponse.SerializeToString,
+            ),
+            'ReadLedgerEntry': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadLedgerEntry,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ReadLedgerEntryRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ReadLedgerEntryResponse.SerializeToString,
+            ),
+            'ProveContribution': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveContribution,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ProveContributionRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ProveContributionResponse.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.RollBackRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.RollBackResponse.SerializeToString,
+            ),
+            'ChangePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePolicy,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ChangePolicyRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ChangePolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -522,6 +641,168 @@ class AggregatorService:
             '/disco.aggregator.v1.AggregatorService/GetReceiptKey',
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.SerializeToString,
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/ListVersions',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListVersionsRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/GetVersion',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetVersionRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadLedgerEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/ReadLedgerEntry',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ReadLedgerEntryRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ReadLedgerEntryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveContribution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/ProveContribution',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ProveContributionRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ProveContributionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/RollBack',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.RollBackRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.RollBackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/ChangePolicy',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ChangePolicyRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ChangePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -90,6 +90,41 @@ class AggregatorServiceStub:
     """Reads the public key that checks the signatures of receipts. All replicas
     of an installation have the same one, for good.
     """
+    ListVersions: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.ListVersionsRequest, _aggregator_service_pb2.ListVersionsResponse]
+    """Lists the versions of a task, the newest first.
+    Fails with INVALID_ID, TASK_NOT_FOUND, MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+    """
+    GetVersion: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetVersionRequest, _aggregator_service_pb2.GetVersionResponse]
+    """Reads one version, apart from its weights and its contributions.
+    Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, STORED_DATA_DAMAGED.
+    """
+    ReadLedgerEntry: _grpc.UnaryStreamMultiCallable[_aggregator_service_pb2.ReadLedgerEntryRequest, _aggregator_service_pb2.ReadLedgerEntryResponse]
+    """Streams the ledger entry of a version, with all its contributions: first
+    `header`, then chunks of at most 1 MiB. It is JSON, byte for byte as it was
+    written: its SHA-256 is what the next entry states as `previous`.
+    Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND.
+    """
+    ProveContribution: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.ProveContributionRequest, _aggregator_service_pb2.ProveContributionResponse]
+    """Proves that a contribution is in a version.
+    Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, NOT_IN_VERSION,
+    MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+    """
+    RollBack: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.RollBackRequest, _aggregator_service_pb2.RollBackResponse]
+    """Publishes a version whose weights are those of an older one, and opens the
+    next round with it. The open round ends at once. What was acknowledged in
+    it is stated in the ledger entry of the new version, under its Merkle root,
+    and is in no weights. Contributions that started from a version before the
+    new one are refused as ROUND_STALE from then on. Safe to send again with the same
+    `request_id`.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, VERSION_NOT_FOUND,
+    MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+    """
+    ChangePolicy: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.ChangePolicyRequest, _aggregator_service_pb2.ChangePolicyResponse]
+    """Replaces the policy of a federated task. The new one holds at once, its cap
+    on weights from the next round on. Safe to send again with the same `request_id`.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, INVALID_POLICY (it breaks
+    a rule, or the open round could never close under it), MALFORMED_MESSAGE.
+    """
 
 @_typing.type_check_only
 class AggregatorServiceAsyncStub(AggregatorServiceStub):
@@ -152,6 +187,41 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     GetReceiptKey: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetReceiptKeyRequest, _aggregator_service_pb2.GetReceiptKeyResponse]  # type: ignore[assignment]
     """Reads the public key that checks the signatures of receipts. All replicas
     of an installation have the same one, for good.
+    """
+    ListVersions: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.ListVersionsRequest, _aggregator_service_pb2.ListVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a task, the newest first.
+    Fails with INVALID_ID, TASK_NOT_FOUND, MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+    """
+    GetVersion: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetVersionRequest, _aggregator_service_pb2.GetVersionResponse]  # type: ignore[assignment]
+    """Reads one version, apart from its weights and its contributions.
+    Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, STORED_DATA_DAMAGED.
+    """
+    ReadLedgerEntry: _aio.UnaryStreamMultiCallable[_aggregator_service_pb2.ReadLedgerEntryRequest, _aggregator_service_pb2.ReadLedgerEntryResponse]  # type: ignore[assignment]
+    """Streams the ledger entry of a version, with all its contributions: first
+    `header`, then chunks of at most 1 MiB. It is JSON, byte for byte as it was
+    written: its SHA-256 is what the next entry states as `previous`.
+    Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND.
+    """
+    ProveContribution: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.ProveContributionRequest, _aggregator_service_pb2.ProveContributionResponse]  # type: ignore[assignment]
+    """Proves that a contribution is in a version.
+    Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, NOT_IN_VERSION,
+    MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+    """
+    RollBack: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.RollBackRequest, _aggregator_service_pb2.RollBackResponse]  # type: ignore[assignment]
+    """Publishes a version whose weights are those of an older one, and opens the
+    next round with it. The open round ends at once. What was acknowledged in
+    it is stated in the ledger entry of the new version, under its Merkle root,
+    and is in no weights. Contributions that started from a version before the
+    new one are refused as ROUND_STALE from then on. Safe to send again with the same
+    `request_id`.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, VERSION_NOT_FOUND,
+    MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+    """
+    ChangePolicy: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.ChangePolicyRequest, _aggregator_service_pb2.ChangePolicyResponse]  # type: ignore[assignment]
+    """Replaces the policy of a federated task. The new one holds at once, its cap
+    on weights from the next round on. Safe to send again with the same `request_id`.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, INVALID_POLICY (it breaks
+    a rule, or the open round could never close under it), MALFORMED_MESSAGE.
     """
 
 class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -272,6 +342,77 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_aggregator_service_pb2.GetReceiptKeyResponse, _abc.Awaitable[_aggregator_service_pb2.GetReceiptKeyResponse]]:
         """Reads the public key that checks the signatures of receipts. All replicas
         of an installation have the same one, for good.
+        """
+
+    @_abc_1.abstractmethod
+    def ListVersions(
+        self,
+        request: _aggregator_service_pb2.ListVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.ListVersionsResponse, _abc.Awaitable[_aggregator_service_pb2.ListVersionsResponse]]:
+        """Lists the versions of a task, the newest first.
+        Fails with INVALID_ID, TASK_NOT_FOUND, MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetVersion(
+        self,
+        request: _aggregator_service_pb2.GetVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.GetVersionResponse, _abc.Awaitable[_aggregator_service_pb2.GetVersionResponse]]:
+        """Reads one version, apart from its weights and its contributions.
+        Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, STORED_DATA_DAMAGED.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadLedgerEntry(
+        self,
+        request: _aggregator_service_pb2.ReadLedgerEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_aggregator_service_pb2.ReadLedgerEntryResponse], _abc.AsyncIterator[_aggregator_service_pb2.ReadLedgerEntryResponse]]:
+        """Streams the ledger entry of a version, with all its contributions: first
+        `header`, then chunks of at most 1 MiB. It is JSON, byte for byte as it was
+        written: its SHA-256 is what the next entry states as `previous`.
+        Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ProveContribution(
+        self,
+        request: _aggregator_service_pb2.ProveContributionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.ProveContributionResponse, _abc.Awaitable[_aggregator_service_pb2.ProveContributionResponse]]:
+        """Proves that a contribution is in a version.
+        Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, NOT_IN_VERSION,
+        MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+        """
+
+    @_abc_1.abstractmethod
+    def RollBack(
+        self,
+        request: _aggregator_service_pb2.RollBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.RollBackResponse, _abc.Awaitable[_aggregator_service_pb2.RollBackResponse]]:
+        """Publishes a version whose weights are those of an older one, and opens the
+        next round with it. The open round ends at once. What was acknowledged in
+        it is stated in the ledger entry of the new version, under its Merkle root,
+        and is in no weights. Contributions that started from a version before the
+        new one are refused as ROUND_STALE from then on. Safe to send again with the same
+        `request_id`.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, VERSION_NOT_FOUND,
+        MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangePolicy(
+        self,
+        request: _aggregator_service_pb2.ChangePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.ChangePolicyResponse, _abc.Awaitable[_aggregator_service_pb2.ChangePolicyResponse]]:
+        """Replaces the policy of a federated task. The new one holds at once, its cap
+        on weights from the next round on. Safe to send again with the same `request_id`.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, INVALID_POLICY (it breaks
+        a rule, or the open round could never close under it), MALFORMED_MESSAGE.
         """
 
 def add_AggregatorServiceServicer_to_server(servicer: AggregatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -88,6 +88,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Stored bytes do not have the digest they were stored with. DATA_LOSS. metadata: name."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
     """A bug in the server; logged there with the request id. INTERNAL. metadata: requestId."""
+    ERROR_REASON_NOT_IN_VERSION: _ErrorReason.ValueType  # 28
+    """No contribution with this digest is in this version. NOT_FOUND. metadata: digest, version."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a caller of Disco may be given for a refusal or a fault.
@@ -164,4 +166,6 @@ ERROR_REASON_STORED_DATA_DAMAGED: ErrorReason.ValueType  # 26
 """Stored bytes do not have the digest they were stored with. DATA_LOSS. metadata: name."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """A bug in the server; logged there with the request id. INTERNAL. metadata: requestId."""
+ERROR_REASON_NOT_IN_VERSION: ErrorReason.ValueType  # 28
+"""No contribution with this digest is in this version. NOT_FOUND. metadata: digest, version."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -222,6 +222,80 @@ class CreateTaskResponse(_message.Message):
 Global___CreateTaskResponse: _TypeAlias = CreateTaskResponse  # noqa: Y015
 
 @_typing.final
+class ForkTaskRequest(_message.Message):
+    """Request of ForkTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_TASK_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    source_task_id: _builtins.str
+    """Task to begin from."""
+    source_version: _builtins.int
+    """Version to begin with. Absent: the newest."""
+    task_id: _builtins.str
+    """Id of the new task."""
+    title: _builtins.str
+    """What the new task is called. Empty: as the other one."""
+    request_id: _builtins.str
+    """Chosen by the caller, the same on every attempt at one task; at most
+    128 characters. Empty: an attempt that is repeated fails with TASK_ALREADY_EXISTS.
+    """
+    def __init__(
+        self,
+        *,
+        source_task_id: _builtins.str = ...,
+        source_version: _builtins.int | None = ...,
+        task_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_source_version", b"_source_version", "source_version", b"source_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_source_version", b"_source_version", "request_id", b"request_id", "source_task_id", b"source_task_id", "source_version", b"source_version", "task_id", b"task_id", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__source_version: _TypeAlias = _typing.Literal["source_version"]  # noqa: Y015
+    _WhichOneofArgType__source_version: _TypeAlias = _typing.Literal["_source_version", b"_source_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source_version) -> _WhichOneofReturnType__source_version | None: ...
+
+Global___ForkTaskRequest: _TypeAlias = ForkTaskRequest  # noqa: Y015
+
+@_typing.final
+class ForkTaskResponse(_message.Message):
+    """Answer of ForkTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
+    source_version: _builtins.int
+    """Version that it begins with."""
+    weights_sha256: _builtins.bytes
+    """SHA-256 of the weights of its version 0."""
+    @_builtins.property
+    def task(self) -> _task_pb2.Task:
+        """The new task as stored."""
+
+    def __init__(
+        self,
+        *,
+        task: _task_pb2.Task | None = ...,
+        source_version: _builtins.int = ...,
+        weights_sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source_version", b"source_version", "task", b"task", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkTaskResponse: _TypeAlias = ForkTaskResponse  # noqa: Y015
+
+@_typing.final
 class DownloadModelRequest(_message.Message):
     """Request of DownloadModel."""
 

@@ -55,6 +55,11 @@ class TaskServiceStub:
                 request_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.DownloadModelRequest.SerializeToString,
                 response_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.DownloadModelResponse.FromString,
                 _registered_method=True)
+        self.ForkTask = channel.unary_unary(
+                '/disco.task.v1.TaskService/ForkTask',
+                request_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskRequest.SerializeToString,
+                response_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
@@ -100,6 +105,17 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkTask(self, request, context):
+        """Creates a task whose version 0 is a version of another task: the same
+        record and model under another id, with the policy that holds there now.
+        That version's weights are kept for good. Safe to send again with the same `request_id`.
+        Fails with INVALID_ID, INVALID_TASK, TASK_NOT_FOUND, VERSION_NOT_FOUND,
+        TASK_ALREADY_EXISTS, STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +138,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.DownloadModel,
                     request_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.DownloadModelRequest.FromString,
                     response_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.DownloadModelResponse.SerializeToString,
+            ),
+            'ForkTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkTask,
+                    request_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskRequest.FromString,
+                    response_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -233,6 +254,33 @@ class TaskService:
             '/disco.task.v1.TaskService/DownloadModel',
             disco_dot_task_dot_v1_dot_task__service__pb2.DownloadModelRequest.SerializeToString,
             disco_dot_task_dot_v1_dot_task__service__pb2.DownloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.task.v1.TaskService/ForkTask',
+            disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskRequest.SerializeToString,
+            disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

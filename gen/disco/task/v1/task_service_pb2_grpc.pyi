@@ -56,6 +56,13 @@ class TaskServiceStub:
     Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND,
     STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
     """
+    ForkTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ForkTaskRequest, _task_service_pb2.ForkTaskResponse]
+    """Creates a task whose version 0 is a version of another task: the same
+    record and model under another id, with the policy that holds there now.
+    That version's weights are kept for good. Safe to send again with the same `request_id`.
+    Fails with INVALID_ID, INVALID_TASK, TASK_NOT_FOUND, VERSION_NOT_FOUND,
+    TASK_ALREADY_EXISTS, STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
@@ -84,6 +91,13 @@ class TaskServiceAsyncStub(TaskServiceStub):
     of at most 1 MiB.
     Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND,
     STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
+    """
+    ForkTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ForkTaskRequest, _task_service_pb2.ForkTaskResponse]  # type: ignore[assignment]
+    """Creates a task whose version 0 is a version of another task: the same
+    record and model under another id, with the policy that holds there now.
+    That version's weights are kept for good. Safe to send again with the same `request_id`.
+    Fails with INVALID_ID, INVALID_TASK, TASK_NOT_FOUND, VERSION_NOT_FOUND,
+    TASK_ALREADY_EXISTS, STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -134,6 +148,19 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         of at most 1 MiB.
         Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND,
         STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ForkTask(
+        self,
+        request: _task_service_pb2.ForkTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.ForkTaskResponse, _abc.Awaitable[_task_service_pb2.ForkTaskResponse]]:
+        """Creates a task whose version 0 is a version of another task: the same
+        record and model under another id, with the policy that holds there now.
+        That version's weights are kept for good. Safe to send again with the same `request_id`.
+        Fails with INVALID_ID, INVALID_TASK, TASK_NOT_FOUND, VERSION_NOT_FOUND,
+        TASK_ALREADY_EXISTS, STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

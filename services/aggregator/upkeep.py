@@ -1,0 +1,74 @@
+"""What nobody calls for and nothing waits for: old sums and weights are deleted, the policy is what was written.
+
+Knows when nothing of that (the coordinator does). Any replica may do any of it at any
+time, also two at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from blobstore import names, policies, retention
+from blobstore.store import BlobStore
+from learning.federated import RoundStatus
+from learning.ids import TaskId
+from roundstore.store import RoundStore
+from services.aggregator.rounds import Rounds
+
+_log = structlog.stdlib.get_logger("aggregator")
+
+
+class Upkeep:
+    """`kept_versions`: how many of the newest versions keep their weights; 0: all."""
+
+    def __init__(
+        self,
+        store: RoundStore,
+        blobs: BlobStore,
+        *,
+        rounds: Rounds,
+        kept_versions: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._rounds = rounds
+        self._kept_versions = kept_versions
+        self._clock = clock
+        self._swept: dict[TaskId, int] = {}
+
+    async def sweep(self, status: RoundStatus) -> None:
+        """Deletes what rounds before this one left behind."""
+        for blob in await self._blobs.list(names.sums(status.task_id)):
+            if blob < names.sums_of_round(status.task_id, status.number):
+                await self._blobs.delete(blob)
+        await self._sweep_weights(status)
+        await self.settle_policy(status)
+
+    async def settle_policy(self, status: RoundStatus) -> RoundStatus:
+        """Makes the policy that was written last the one in force; the round then.
+
+        It is read again after every change: of two that settle at once, the one who
+        comes last to the round store has seen what was written last.
+        """
+        task_id = status.task_id
+        while True:
+            change = await policies.newest(self._blobs, task_id)
+            if change is None or change.policy == status.policy:
+                return status
+            put_in_force = partial(self._store.set_policy, task_id, change.policy, now=self._clock())
+            status = await self._rounds.changed(task_id, put_in_force)
+            self._rounds.saw(status)
+            _log.info("policy.changed", task_id=task_id, number=change.number)
+
+    async def _sweep_weights(self, status: RoundStatus) -> None:
+        oldest = status.number - self._kept_versions + 1
+        if not self._kept_versions or oldest <= self._swept.get(status.task_id, 1):
+            return
+        deleted = await retention.sweep(self._blobs, status.task_id, oldest=oldest)
+        self._swept[status.task_id] = oldest
+        if deleted:
+            _log.debug("weights.deleted", task_id=status.task_id, versions=deleted, oldest=oldest)
