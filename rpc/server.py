@@ -33,6 +33,8 @@ from rpc.settings import ServerSettings
 GRACE_S = 10.0
 NOTICE_S = 0.05  # for those who watch the health to be told, before their streams end
 READINESS_PERIOD_S = 1.0
+MAX_CONNECTION_AGE_S = 90.0
+"""A channel asks for addresses again when a connection ends: so long until every caller knows a replica that is new."""
 _HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 _Serving = health_pb2.HealthCheckResponse
 _log = structlog.stdlib.get_logger("rpc")
@@ -119,6 +121,9 @@ def _new_server(calls: CallInterceptor, settings: ServerSettings) -> grpc.aio.Se
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),
+            # gRPC varies this by a tenth. New calls go over a new connection; those that run, and streams without end
+            # above all, keep the old one for as long as they like: no grace is set.
+            ("grpc.max_connection_age_ms", int(MAX_CONNECTION_AGE_S * 1000)),
         ),
     )
 
