@@ -11,6 +11,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -65,12 +66,22 @@ class Coordinator:
 
     async def run(self) -> None:
         """Runs until cancelled. The store's first hints name every open round, those that dead replicas left, too."""
+        looking = asyncio.create_task(self._look_for_rounds())
         try:
             await self._changes.follow(self._notice)
         finally:
-            for attending in self._attended.values():
-                attending.cancel()
-            await asyncio.gather(*self._attended.values(), return_exceptions=True)
+            started = [looking, *self._attended.values()]
+            for task in started:
+                task.cancel()
+            await asyncio.gather(*started, return_exceptions=True)
+
+    async def _look_for_rounds(self) -> None:
+        """Finds rounds that no hint named. Any hint may be lost, the last one that a round would ever give, too."""
+        while True:
+            await asyncio.sleep(IDLE_S)
+            with suppress(StoreUnavailable):
+                for task_id in await self._store.list_open_tasks():
+                    self._notice(task_id)
 
     def _notice(self, task_id: TaskId) -> None:
         if task_id not in self._attended:

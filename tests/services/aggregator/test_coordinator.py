@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from learning.federated import State
+from learning.ids import TaskId
 from learning.policy import Policy
 from learning.refusals import StoreUnavailable
 from roundstore.redis_settings import connect
@@ -80,6 +82,27 @@ async def test_deadline_is_kept_though_no_hint_comes(store: RedisRoundStore, tmp
     async with opened(store, tmp_path, policy) as room, room.member() as member:
         await member.submit("a", A)
         await member.reaches(1)
+
+
+async def test_round_is_closed_though_every_hint_of_it_is_lost(
+    store: RedisRoundStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf(TroubledStore):
+        """Nothing is heard of it."""
+
+        async def watch(self) -> AsyncIterator[TaskId]:
+            await asyncio.Event().wait()
+            yield TASK
+
+    monkeypatch.setattr("services.aggregator.coordinator.IDLE_S", 0.05)
+    policy = Policy(min_participants=1, quorum_share=None, quorum_count=1, deadline_s=600, staleness_weights=(1,))
+    async with opened(store, tmp_path, policy) as room, room.member(Deaf(store)) as member:
+        await member.submit("a", A)
+
+        async def closed() -> bool:
+            return (await room.status()).number == 1
+
+        await eventually(closed)
 
 
 @pytest.mark.parametrize("aggregating", [False, True])
