@@ -104,6 +104,7 @@ class FederatedSession:
         self._poll_hold_s = min(poll_hold_s, ANSWER_WITHIN_S)
         self.state = State.CONNECTED
         self._round: RoundView | None = None
+        self._join_is_settled = False
         self._labels = Labels()
         self._contributions = Contributions(shapes, manners)
         self._reading = False
@@ -129,6 +130,8 @@ class FederatedSession:
     def deliver(self, event: Event, now: float) -> None:
         match event:
             case Joined(round) | RoundSeen(round):
+                # The watch may show a round in which this participant is not counted yet.
+                self._join_is_settled |= isinstance(event, Joined)
                 if self._round is not None and round.revision < self._round.revision:
                     self._contributions.forget_round(round)
                 self._round = round
@@ -187,7 +190,7 @@ class FederatedSession:
         """When versions must be asked for, as far as that hangs on the clock."""
         moments = [self._pulls[0] + self._poll_hold_s] if self._pulls else []
         if self._hellos and self._manners.welcome_holds_version:
-            moments.append(self._read_from if self._round is not None else self._hellos[0] + ANSWER_WITHIN_S)
+            moments.append(self._read_from if self._sees_itself() else self._hellos[0] + ANSWER_WITHIN_S)
         owed = self._contributions.owed
         if owed is not None and owed.has_news(self._round):
             moments.append(self._read_from)
@@ -225,6 +228,8 @@ class FederatedSession:
     def _proceed(self, now: float) -> None:
         if self._round is not None and (submit := self._contributions.submit_next(self._round, self._labels)):
             self._calls.append(submit)
+        if self._hellos and now >= self._hellos[0] + ANSWER_WITHIN_S:
+            self._join_is_settled = True  # nobody knows; from here on a round that is seen has to do
         if not self._manners.welcome_holds_version and self._is_due(self._hellos, now):
             # Welcome even where the join is still on its way: its lease makes the participant present later.
             self._messages.extend(Welcome(self._participant_id) for _ in self._hellos)
@@ -241,8 +246,11 @@ class FederatedSession:
             self._calls.append(LeaveTask())
 
     def _is_due(self, owed: deque[float], now: float) -> bool:
-        """What can be answered as soon as a round is known, and must be in any case."""
-        return bool(owed) and (self._round is not None or now >= owed[0] + ANSWER_WITHIN_S)
+        """What can be answered as soon as a round is known that counts this participant, and must be in any case."""
+        return bool(owed) and (self._sees_itself() or now >= owed[0] + ANSWER_WITHIN_S)
+
+    def _sees_itself(self) -> bool:
+        return self._round is not None and self._join_is_settled
 
     def _read_what_is_due(self, now: float) -> None:
         if self._reading or now < self._read_from:

@@ -101,6 +101,28 @@ def joined(number: int = 0, **options: Any) -> Driven:
     return driven
 
 
+def test_participant_is_welcomed_once_it_is_counted() -> None:
+    # What should happen: a round that was seen before the join is no reason to answer; the join is.
+    # What should not happen: statistics that count nobody, said to somebody who is there.
+    driven = Driven()
+    assert driven.receive(Hello()) == [JoinTask()]
+    assert driven.deliver(RoundSeen(round_at(0, participants=0))) == []
+    assert driven.receive(PullStatistics()) == []
+    assert driven.deliver(Joined(round_at(0, participants=1))) == [
+        Welcome("me"),
+        Statistics(round=0, current=1, total=0, average=0.0),
+    ]
+
+
+def test_participant_whose_join_takes_too_long_is_welcomed_and_served_from_then_on() -> None:
+    driven = Driven()
+    driven.receive(Hello())
+    driven.deliver(RoundSeen(round_at(0, participants=0)))
+    assert driven.wait(8.9) == []
+    assert driven.wait(0.2) == [Welcome("me")]
+    assert driven.receive(PullStatistics()) == [Statistics(round=0, current=0, total=0, average=0.0)]
+
+
 def adopt(driven: Driven, number: int) -> Latest:
     """Pulls, and a new version comes."""
     driven.receive(PullLatest())
@@ -133,12 +155,6 @@ def test_hello_is_answered_in_time_although_nobody_answers_the_join() -> None:
     driven.receive(Hello())
     assert driven.wait(8.9) == []
     assert driven.wait(0.2) == [Welcome("me")]
-
-
-def test_hello_is_answered_once_the_round_is_known_from_elsewhere() -> None:
-    driven = Driven()
-    driven.receive(Hello())
-    assert driven.deliver(RoundSeen(round_at(4))) == [Welcome("me")]
 
 
 # Contributions.
