@@ -110,6 +110,14 @@ class DirectoryBlobStore:
             while chunk := file.read(chunk_size) if inline else await _in_thread(lambda: file.read(chunk_size)):
                 yield chunk
 
+    async def read_range(self, name: str, *, start: int, size: int) -> bytes:
+        def read() -> bytes:
+            file.seek(start)
+            return file.read(size)
+
+        with self._opened(name) as file:
+            return read() if size <= INLINE_BYTES else await _in_thread(read)
+
     async def size(self, name: str) -> int:
         with self._opened(name) as file:
             return os.fstat(file.fileno()).st_size

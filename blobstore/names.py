@@ -10,6 +10,8 @@
     tasks/<task>/rollbacks/<request>         the version that a rollback made       aggregator
     tasks/<task>/policies/<number>.json      change 1, 2, … of the policy           aggregator
     sums/<task>/<round>/<replica>.<slot>     a partial sum, slot 0 or 1             aggregator
+    contributions/<task>/<round>/<digest>    a contribution that is kept by itself  aggregator
+    states/<task>/<version>/<digest>         what the rule goes on with (momentum)  aggregator
     keys/receipt.ed25519                     the private key of receipts, PEM       aggregator
 
 Models and weights (little-endian) have the SHA-256 of their bytes in their names, so
@@ -97,6 +99,30 @@ def sums(task_id: TaskId) -> str:
 
 def sums_of_round(task_id: TaskId, number: int) -> str:
     return f"{sums(task_id)}/{number:012d}"
+
+
+def contributions(task_id: TaskId) -> str:
+    return f"contributions/{valid_id(task_id, 'task')}"
+
+
+def contributions_of_round(task_id: TaskId, number: int) -> str:
+    return f"{contributions(task_id)}/{number:012d}"
+
+
+def contribution(task_id: TaskId, number: int, digest: str) -> str:
+    return f"{contributions_of_round(task_id, number)}/{digest}"
+
+
+def rule_states(task_id: TaskId) -> str:
+    return f"states/{valid_id(task_id, 'task')}"
+
+
+def rule_states_of_version(task_id: TaskId, number: int) -> str:
+    return f"{rule_states(task_id)}/{number:012d}"
+
+
+def rule_state(task_id: TaskId, number: int, digest: str) -> str:
+    return f"{rule_states_of_version(task_id, number)}/{digest}"
 
 
 def partial_sum(task_id: TaskId, number: int, replica_id: ReplicaId, slot: int) -> str:

@@ -167,6 +167,11 @@ class ObjectBlobStore:
         if arrived:
             yield bytes(arrived)
 
+    async def read_range(self, name: str, *, start: int, size: int) -> bytes:
+        parts_of(name)
+        async with self._asking(name, size=size):
+            return bytes(await self._objects.get_range_async(name, start=start, length=size))
+
     async def size(self, name: str) -> int:
         parts_of(name)
         async with self._asking(name):

@@ -21,9 +21,22 @@ from learning.task import Task
 
 Record = TypeVar("Record")
 
-Rule = Literal["initial", "fork", "mean", "restore"]
+Rule = Literal[
+    "initial",
+    "fork",
+    "mean",
+    "restore",
+    "fedavgm",
+    "fedadam",
+    "fedyogi",
+    "fedadagrad",
+    "median",
+    "trimmed_mean",
+    "centered_clipping",
+]
 """How the weights of a version came about: given, or made at random, when the task was created; those of a version of
-another task; the mean of the contributions (`services.aggregator.exact_sums`); those of an older version again."""
+another task; the mean of the contributions (`services.aggregator.exact_sums`); those of an older version again;
+what an aggregation rule made of the base version and the contributions (`learning.aggregation`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,8 @@ class LedgerEntry:
     """Where the rule is "restore": which version. The contributions are acknowledged, and in no weights."""
     request_id: str = ""
     """Of the rollback."""
+    state_digest: str = ""
+    """Of what the rule goes on with in the next round (`blobstore.names.rule_state`); empty where it keeps nothing."""
 
 
 @dataclass(frozen=True, slots=True)

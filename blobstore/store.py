@@ -73,6 +73,12 @@ class BlobStore(Protocol):
         Raises BlobMissing at the first step.
         """
 
+    async def read_range(self, name: str, *, start: int, size: int) -> bytes:
+        """`size` bytes of a blob from byte `start` on: of one that is never replaced, and where it has them.
+
+        Behaviour: keeps nothing open between two calls. Raises BlobMissing.
+        """
+
     async def size(self, name: str) -> int:
         """In bytes. Raises BlobMissing."""
 

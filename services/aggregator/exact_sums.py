@@ -156,7 +156,7 @@ class PartialSum:
         return header, read
 
     def mean(self) -> memoryview:
-        """The sum divided by its total weight and rounded once to float32, as canonical bytes. A mean of zero is +0.0."""
+        """The sum divided by its total weight, as canonical bytes: rounded once to float32. A mean of 0 is +0.0."""
         mean: Weights = np.empty(self.plan.size, dtype="<f4")
         for start, stop, quotients in self.quotients():
             mean[start:stop] = quotients

@@ -189,6 +189,19 @@ class BlobStoreContract:
             got += [chunk async for chunk in chunks]
             assert b"".join(got) == pattern(LARGE)
 
+    # Ranges
+
+    @pytest.mark.parametrize(("start", "size"), [(0, 1), (0, 10), (7, 3), (LARGE - 5, 5), (3, LARGE - 3)])
+    async def test_a_range_is_these_bytes_of_the_blob(
+        self, store: BlobStore, other: BlobStore, start: int, size: int
+    ) -> None:
+        await store.write("a", [pattern(LARGE)])
+        assert await other.read_range("a", start=start, size=size) == pattern(LARGE)[start : start + size]
+
+    async def test_a_range_of_a_blob_that_is_not_there_is_missing(self, store: BlobStore) -> None:
+        with pytest.raises(BlobMissing):
+            await store.read_range("absent", start=0, size=1)
+
     # Listing and deleting
 
     async def test_the_names_below_a_folder_are_listed_in_order(self, store: BlobStore) -> None:

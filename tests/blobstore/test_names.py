@@ -21,6 +21,10 @@ def test_every_name_is_as_the_table_says() -> None:
     assert names.sums(TASK) == "sums/titanic"
     assert names.sums_of_round(TASK, 7) == "sums/titanic/000000000007"
     assert names.partial_sum(TASK, 7, ReplicaId("aggregator-1"), 1) == "sums/titanic/000000000007/aggregator-1.1"
+    assert names.contributions(TASK) == "contributions/titanic"
+    assert names.contribution(TASK, 7, DIGEST) == f"contributions/titanic/000000000007/{DIGEST}"
+    assert names.rule_states(TASK) == "states/titanic"
+    assert names.rule_state(TASK, 7, DIGEST) == f"states/titanic/000000000007/{DIGEST}"
 
 
 def test_the_order_of_names_is_the_order_of_numbers() -> None:

@@ -68,6 +68,11 @@ class MemoryBlobStore:
             await self._pause()
             yield data[start : start + chunk_size]
 
+    async def read_range(self, name: str, *, start: int, size: int) -> bytes:
+        parts_of(name)
+        await self._pause()
+        return self._found(name)[start : start + size]
+
     async def size(self, name: str) -> int:
         parts_of(name)
         return len(self._found(name))
