@@ -23,23 +23,32 @@ class AggregationRule(Enum):
     FEDADAM = "fedadam"
     FEDYOGI = "fedyogi"
     FEDADAGRAD = "fedadagrad"
+    MEDIAN = "median"
+    TRIMMED_MEAN = "trimmed_mean"
+    CENTERED_CLIPPING = "centered_clipping"
 
 
 _ADAPTIVE = {"beta1": 0.9, "beta2": 0.99, "tau": 1e-3}
 
-DEFAULTS: Mapping[AggregationRule, Mapping[str, float]] = MappingProxyType(
+DEFAULTS: Mapping[AggregationRule, Mapping[str, float | None]] = MappingProxyType(
     {
         AggregationRule.MEAN: {},
         AggregationRule.FEDAVGM: {"server_learning_rate": 1.0, "momentum": 0.9},
         AggregationRule.FEDADAM: {"server_learning_rate": 0.01, **_ADAPTIVE},
         AggregationRule.FEDYOGI: {"server_learning_rate": 0.01, **_ADAPTIVE},
         AggregationRule.FEDADAGRAD: {"server_learning_rate": 0.1, "beta1": 0.0, "tau": 1e-3},
+        AggregationRule.MEDIAN: {},
+        AggregationRule.TRIMMED_MEAN: {"trim_fraction": 0.1},
+        AggregationRule.CENTERED_CLIPPING: {"radius": None, "radius_quantile": 0.5, "iterations": 1},
     }
 )
-"""The numbers that each rule knows, and what they are where a task does not say. Those of the server optimizers are from
-their paper (arXiv 2003.00295), except for the learning rates: it searches for them anew for each task."""
+"""The numbers that each rule knows, and what they are where a task does not say; None: nothing. Those of the server
+optimizers are from their paper (arXiv 2003.00295), but for the learning rates: it searches for them for each task."""
 
-_MIN_TAU, _MAX_TAU, _MAX_LEARNING_RATE = 1e-12, 1.0, 1e6
+MAX_ITERATIONS = 100
+"""Each goes twice over all contributions of the round."""
+
+_MIN_TAU, _MAX_TAU, _MAX_LEARNING_RATE, _MAX_RADIUS = 1e-12, 1.0, 1e6, 1e30
 """Within these, no step of any rule leaves the range of a double."""
 
 
@@ -51,6 +60,10 @@ class Aggregation:
     momentum                share of the last step that is kept
     beta1, beta2            share of the mean of the steps, and of their squares, that is kept
     tau                     the larger, the less the step adapts to each weight
+    trim_fraction           share of the contributions that is left out at each end, weight by weight
+    radius                  what differs from the current model by more is shortened to this length; or
+    radius_quantile         this quantile of the lengths of the round is the radius
+    iterations              how often that is done, each time around what came out before
 
     Raises InvalidTask.
     """
@@ -61,6 +74,10 @@ class Aggregation:
     beta1: float | None = None
     beta2: float | None = None
     tau: float | None = None
+    trim_fraction: float | None = None
+    radius: float | None = None
+    radius_quantile: float | None = None
+    iterations: int | None = None
 
     def __post_init__(self) -> None:
         known = DEFAULTS[self.rule]
@@ -76,11 +93,28 @@ class Aggregation:
             share = getattr(self, name)
             _check(share is None or 0 <= share < 1, name, "must be at least 0 and below 1")
         _check(tau is None or _MIN_TAU <= tau <= _MAX_TAU, "tau", "must be at least 10^-12 and at most 1")
+        trim, radius, quantile, iterations = self.trim_fraction, self.radius, self.radius_quantile, self.iterations
+        _check(trim is None or 0 <= trim < 0.5, "trim_fraction", "must be at least 0 and below 0.5")
+        _check(radius is None or 0 < radius <= _MAX_RADIUS, "radius", "must be above 0, at most 10^30")
+        _check(quantile is None or 0 < quantile < 1, "radius_quantile", "must be above 0 and below 1")
+        _check(radius is None or quantile is None, "radius_quantile", "cannot be given together with a radius")
+        _check(iterations is None or 1 <= iterations <= MAX_ITERATIONS, "iterations", "must be 1 to 100")
+
+    @property
+    def needs_contributions(self) -> bool:
+        """Whether every single contribution is needed, and their sum is not enough."""
+        return self.rule in (
+            AggregationRule.MEDIAN,
+            AggregationRule.TRIMMED_MEAN,
+            AggregationRule.CENTERED_CLIPPING,
+        )
 
     def number(self, name: str) -> float:
         """What the task says, or the default of its rule."""
         value = getattr(self, name)
-        return float(DEFAULTS[self.rule][name] if value is None else value)
+        value = DEFAULTS[self.rule][name] if value is None else value
+        assert value is not None, f"{name} has no default"
+        return float(value)
 
 
 def _check(holds: bool, name: str, problem: str) -> None:

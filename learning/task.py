@@ -185,7 +185,11 @@ class Task:
     @property
     def aggregation_in_force(self) -> Aggregation:
         """What the server makes of the contributions of a round."""
-        return self.aggregation or Aggregation()
+        if self.aggregation is not None:
+            return self.aggregation
+        if self.scheme is Scheme.FEDERATED and self.training.byzantine_robust:
+            return Aggregation(AggregationRule.CENTERED_CLIPPING, radius_quantile=self.training.tau_percentile)
+        return Aggregation()
 
     @property
     def model_id(self) -> str:

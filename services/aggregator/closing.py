@@ -5,7 +5,9 @@ and frozen, so any replica may repeat any of them at any time, also two at once:
 
     start_closing     a lease keeps others from doing the same work; no more hangs on it
     read, add, divide the round is frozen; its sums are read again until they have their digests.
+                      Where the rule needs every single contribution, those are read, and no sum
                       Where somebody rolls back, the weights of an older version are read instead
+    step              where the task has a server optimizer; its next state is written under its digest
     write_version     the weights by their digest, then the ledger entry: the same bytes from whoever writes.
                       An entry that exists is never written again: versions do not change
     finish_closing    one compare-and-swap; whoever comes second finds the round moved on, and is done
@@ -29,8 +31,10 @@ from learning.refusals import StoredDataDamaged
 from roundstore.store import ClosingRound, RoundStore, SumPointer
 from services.aggregator.exact_sums import NotASum, PartialSum, SumHeader
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.next_weights import NextWeights, NextWeightsMaker
 from services.aggregator.off_loop import off_loop
 from services.aggregator.rounds import Rounds
+from services.aggregator.unreadable import Unreadable
 
 LEASE_S = 10.0
 LEASE_BYTES_PER_S = 16 << 20
@@ -61,6 +65,7 @@ class Closing:
         self._store = store
         self._blobs = blobs
         self._rounds = rounds
+        self._next_weights = NextWeightsMaker(blobs, rounds)
         self._replica_id = replica_id
         self._metrics = metrics
         self._clock = clock
@@ -131,7 +136,7 @@ class Closing:
                 await self._make_version(closing)
             except BlobExists:
                 continue  # the round store forgot this round while it was closed, and its successor was faster
-            except _Unreadable as unreadable:
+            except Unreadable as unreadable:
                 # Perhaps the round moved on and its sums are deleted; reading the round again says so.
                 _log.error("sum.damaged", task_id=status.task_id, number=status.number, blob=unreadable.blob)
                 attempts_left -= 1
@@ -158,7 +163,7 @@ class Closing:
         return len(entry.contributions)
 
     async def _merged(self, closing: ClosingRound) -> PartialSum:
-        """The sum of all contributions. Raises _Unreadable, StoredDataDamaged."""
+        """The sum of all contributions. Raises Unreadable, StoredDataDamaged."""
         status = closing.status
         plan = await self._rounds.plan(status)
         merged = PartialSum(plan)
@@ -170,13 +175,13 @@ class Closing:
         return merged
 
     async def _merge(self, merged: PartialSum, pointer: SumPointer, status: RoundStatus) -> None:
-        """Adds a written sum, piece by piece: no second one is held. Raises _Unreadable; `merged` is void then."""
+        """Adds a written sum, piece by piece: no second one is held. Raises Unreadable; `merged` is void then."""
         reader = _SumReader(merged)
         try:
             async for chunk in self._blobs.read_chunks(pointer.blob, chunk_size=CHUNK_BYTES):
                 await off_loop(len(chunk), reader.read, chunk)
         except (BlobMissing, NotASum) as broken:
-            raise _Unreadable(pointer.blob) from broken
+            raise Unreadable(pointer.blob) from broken
         expected = SumHeader(
             plan_digest=merged.plan.digest,
             epoch=status.epoch,
@@ -186,17 +191,30 @@ class Closing:
             limbs=merged.plan.size + merged.plan.low_size,
         )
         if reader.digest != pointer.digest or reader.header != expected:
-            raise _Unreadable(pointer.blob)
+            raise Unreadable(pointer.blob)
+
+    async def _next(self, closing: ClosingRound) -> NextWeights:
+        """Raises Unreadable, RoundMoved, StoredDataDamaged."""
+        known = await self._rounds.task(closing.status.task_id)
+        if known.aggregation.needs_contributions:
+            return await self._next_weights.of_contributions(closing)
+        return await self._next_weights.of_sum(closing.status, await self._merged(closing))
 
     async def _make_version(self, closing: ClosingRound) -> None:
-        """Raises BlobExists, _Unreadable, RoundMoved, StoredDataDamaged."""
+        """Raises BlobExists, Unreadable, RoundMoved, StoredDataDamaged."""
         status, restoring = closing.status, closing.status.restoring
         if restoring is None:
-            merged = await self._merged(closing)
-            weights, digest = await off_loop(4 * merged.plan.size, _mean_and_digest, merged)
+            made = await self._next(closing)
             assert status.first_contribution_at is not None, "a round that is due has contributions"
             # And not now: whoever closes the round writes the same bytes.
-            await self._write(closing, weights, digest=digest, create_time=status.first_contribution_at)
+            await self._write(
+                closing,
+                made.weights,
+                digest=made.digest,
+                create_time=status.first_contribution_at,
+                rule=made.rule,
+                state_digest=made.state_digest,
+            )
             return
         restored = await records.read_ledger_entry(self._blobs, status.task_id, restoring.version)
         weights = await records.read_weights(self._blobs, status.task_id, restored)
@@ -235,14 +253,6 @@ class Closing:
         await records.write_version(self._blobs, status.task_id, weights, entry)
 
 
-class _Unreadable(Exception):
-    """A partial sum is not there, or not what the pointer says."""
-
-    def __init__(self, blob: str) -> None:
-        super().__init__(blob)
-        self.blob = blob
-
-
 class _SumReader:
     """Adds a written sum to another one, chunk by chunk, and takes its digest."""
 
@@ -279,8 +289,3 @@ def _lines(closing: ClosingRound) -> list[LedgerLine]:
         )
         for admission in closing.admissions
     ]
-
-
-def _mean_and_digest(merged: PartialSum) -> tuple[Buffer, str]:
-    weights = merged.mean()
-    return weights, hashlib.sha256(weights).hexdigest()

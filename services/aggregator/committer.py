@@ -17,6 +17,17 @@ nothing is counted twice:
                    admitted now.
     answering      The contribution is durable. A sender who did not hear it repeats and gets the same receipt.
 
+Where the task's rule needs every single contribution, the collection is no sum but those
+contributions (`OpenContributions`), and of the steps above these read:
+
+    fold           Only memory was changed, and it dies with the process.
+    write          Only blobs were written that no admission names, or that an admission names and that had these
+                   very bytes before: their names are their digests. What is in memory is forgotten.
+    commit_group   The store has done all of it or nothing, or will do it yet, and nobody knows which. Again
+                   what is in memory is forgotten. If the commit takes effect, the admissions name blobs that hold
+                   exactly this group; if not, nothing names them, and they are deleted with the round. None is
+                   ever changed. The sender repeats the call and gets the same receipt, or is admitted now.
+
 A client of Redis may send one commit twice. Where the first took effect, the second
 finds all members admitted just as this group would have been: that, too, is a
 commit of which nobody knows whether it moved the pointer, and is treated so.
@@ -29,7 +40,7 @@ collects; `_judged` asks for those before it, which change no more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from learning.federated import Admission, GroupConflict, RoundMoved, RoundStatus, State, is_due
@@ -38,10 +49,10 @@ from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapRe
 from learning.weighing import weight_of
 from roundstore.store import RoundStore
 from services.aggregator.changes import Changes, either
+from services.aggregator.collection import Collection
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.off_loop import off_loop
 from services.aggregator.offers import Offered, find_counted
-from services.aggregator.open_sums import OpenSum
 from services.aggregator.rounds import Rounds
 from services.aggregator.sum_plan import SumPlan
 
@@ -62,7 +73,7 @@ class Committer:
         store: RoundStore,
         rounds: Rounds,
         changes: Changes,
-        begin_sum: Callable[[RoundStatus, SumPlan], OpenSum],
+        begin: Callable[[RoundStatus], Awaitable[Collection]],
         metrics: AggregatorMetrics,
         clock: Callable[[], float],
     ) -> None:
@@ -70,12 +81,12 @@ class Committer:
         self._store = store
         self._rounds = rounds
         self._changes = changes
-        self._begin_sum = begin_sum
+        self._begin = begin
         self._metrics = metrics
         self._clock = clock
         self._waiting: dict[Offered, None] = {}
         self._taken: Sequence[Offered] = ()
-        self._sum: OpenSum | None = None
+        self._sum: Collection | None = None
         self._was_read: RoundStatus | None = None
         self._must_read = False
         self._arriving = 0
@@ -143,7 +154,7 @@ class Committer:
         current = self._sum
         if current is None or not current.takes(status):
             try:
-                current = self._sum = self._begin_sum(status, await self._rounds.plan(status))
+                current = self._sum = await self._begin(status)
             except RoundMoved:
                 return  # far: it is read again
         await self._gather(current)
@@ -172,7 +183,7 @@ class Committer:
             await either(hint, seconds=LOOK_AGAIN_S)
         return None
 
-    async def _gather(self, current: OpenSum) -> None:
+    async def _gather(self, current: Collection) -> None:
         """Waits while contributions are arriving, at most as long as committing without them would take."""
         try:
             async with asyncio.timeout(COMMIT_S + current.size / COMMIT_BYTES_PER_S):
@@ -182,7 +193,7 @@ class Committer:
         except TimeoutError:
             pass
 
-    async def _next_group(self, status: RoundStatus, current: OpenSum) -> list[Offered]:
+    async def _next_group(self, status: RoundStatus, current: Collection) -> list[Offered]:
         """Takes those out of the queue that can be committed together, and answers those that cannot be at all."""
         group: dict[str, Offered] = {}
         size, room = 0, current.room
@@ -229,7 +240,7 @@ class Committer:
             return refusal
         return weight
 
-    async def _commit(self, group: Sequence[Offered], current: OpenSum, status: RoundStatus) -> None:
+    async def _commit(self, group: Sequence[Offered], current: Collection, status: RoundStatus) -> None:
         await current.fold(group)
         while group:
             try:
@@ -262,7 +273,7 @@ class Committer:
         self._waiting = dict.fromkeys((*(offered for offered in group if not offered.answer.done()), *self._waiting))
 
     async def _without(
-        self, refused: Mapping[int, Admission | DiscoError], group: Sequence[Offered], current: OpenSum
+        self, refused: Mapping[int, Admission | DiscoError], group: Sequence[Offered], current: Collection
     ) -> list[Offered]:
         """Answers those that the store refused and takes them out of the sum; the others."""
         if _may_be_this_commit(refused, group):

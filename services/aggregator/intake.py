@@ -16,12 +16,13 @@ from learning.ids import ReplicaId, TaskId
 from learning.refusals import ShuttingDown, StoreUnavailable
 from roundstore.store import RoundStore
 from services.aggregator.changes import Changes
+from services.aggregator.collection import Collection
 from services.aggregator.committer import Committer
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offers import Offered
+from services.aggregator.open_contributions import OpenContributions
 from services.aggregator.open_sums import OpenSum
 from services.aggregator.rounds import Rounds
-from services.aggregator.sum_plan import SumPlan
 
 ANSWER_S = 60.0
 
@@ -95,12 +96,15 @@ class Intake:
                 store=self._store,
                 rounds=self._rounds,
                 changes=self._changes,
-                begin_sum=self._begin_sum,
+                begin=self._begin,
                 metrics=self._metrics,
                 clock=self._clock,
             )
         return self._committers[task_id]
 
-    def _begin_sum(self, status: RoundStatus, plan: SumPlan) -> OpenSum:
+    async def _begin(self, status: RoundStatus) -> Collection:
+        """Raises what `Rounds.plan` raises."""
+        known, plan = await self._rounds.task(status.task_id), await self._rounds.plan(status)
         name = ReplicaId(f"{self._replica_id}-{next(self._sums_begun)}")
-        return OpenSum(self._blobs, status, plan, name=name)
+        kind = OpenContributions if known.aggregation.needs_contributions else OpenSum
+        return kind(self._blobs, status, plan, name=name)

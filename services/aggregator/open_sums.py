@@ -11,52 +11,33 @@ names is then never written again, whenever that commit takes effect.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from blobstore import names
 from blobstore.store import BlobStore, Buffer
-from learning.federated import RoundStatus, State
+from learning.federated import RoundStatus
 from learning.ids import ReplicaId
 from learning.refusals import StoreUnavailable
 from roundstore.store import SumPointer
+from services.aggregator.collection import Member, OfOneRound
 from services.aggregator.exact_sums import PartialSum
 from services.aggregator.off_loop import off_loop
 from services.aggregator.sum_plan import SumPlan
 
 
-class Summand(Protocol):
-    """A contribution as a sum sees it."""
-
-    @property
-    def weights(self) -> Buffer: ...
-
-    @property
-    def weight(self) -> int: ...
-
-
-class OpenSum:
+class OpenSum(OfOneRound):
     """The sum of what this replica admits to one round."""
 
     def __init__(self, blobs: BlobStore, status: RoundStatus, plan: SumPlan, *, name: ReplicaId) -> None:
+        super().__init__(status)
         self.plan = plan
         self._blobs = blobs
-        self._task_id = status.task_id
-        self._epoch = status.epoch
-        self._number = status.number
         self._name = name
         self._sum = PartialSum(plan)
         self._free_slot = 0
-
-    def takes(self, status: RoundStatus) -> bool:
-        """Whether it is the sum of that round, and that round still collects."""
-        return status.epoch == self._epoch and status.number == self._number and status.state is State.COLLECTING
-
-    def is_over(self, status: RoundStatus) -> bool:
-        """Whether its round collects no more, to judge from a status that may be older than the sum."""
-        return status.epoch == self._epoch and status.number >= self._number and not self.takes(status)
 
     @property
     def size(self) -> int:
@@ -68,10 +49,10 @@ class OpenSum:
         """Weight that may still be added."""
         return self.plan.weight_cap - self._sum.total_weight
 
-    async def fold(self, group: Sequence[Summand]) -> None:
+    async def fold(self, group: Sequence[Member]) -> None:
         await off_loop(_size(group), self._fold, group)
 
-    async def take_out(self, group: Sequence[Summand]) -> None:
+    async def take_out(self, group: Sequence[Member]) -> None:
         """Undoes `fold` for some of its members, exactly."""
         await off_loop(_size(group), self._take_out, group)
 
@@ -82,9 +63,12 @@ class OpenSum:
         """
         blob = names.partial_sum(self._task_id, self._number, self._name, self._free_slot)
         parts = self._sum.to_parts(epoch=self._epoch, round=self._number)
-        digest = await off_loop(sum(memoryview(part).nbytes for part in parts), _digest, parts)
         try:
-            await self._blobs.write_slot(blob, parts)
+            # At the same time: neither changes the limbs, and each takes a core for milliseconds.
+            digest, _ = await asyncio.gather(
+                off_loop(sum(memoryview(part).nbytes for part in parts), _digest, parts),
+                self._blobs.write_slot(blob, parts),
+            )
         except StoreUnavailable:
             with suppress(StoreUnavailable):
                 await self._blobs.delete(blob)  # the store may be full, and nobody will read it
@@ -101,16 +85,16 @@ class OpenSum:
         """The pointer names what was written last; the other slot is free."""
         self._free_slot = 1 - self._free_slot
 
-    def _fold(self, group: Sequence[Summand]) -> None:
+    def _fold(self, group: Sequence[Member]) -> None:
         for member in group:
             self._sum.add(member.weights, member.weight)
 
-    def _take_out(self, group: Sequence[Summand]) -> None:
+    def _take_out(self, group: Sequence[Member]) -> None:
         for member in group:
             self._sum.subtract(member.weights, member.weight)
 
 
-def _size(group: Sequence[Summand]) -> int:
+def _size(group: Sequence[Member]) -> int:
     return sum(memoryview(member.weights).nbytes for member in group)
 
 

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from blobstore import names, policies, records
 from blobstore.records import WeightSpec
 from blobstore.store import BlobMissing, BlobStore
+from learning.aggregation import Aggregation
 from learning.federated import RoundMoved, RoundStatus
 from learning.ids import TaskId
 from learning.policy import Policy
@@ -48,6 +49,7 @@ class KnownTask:
     """As created. A round carries the one in force."""
     weight_specs: tuple[WeightSpec, ...]
     model_bytes: int
+    aggregation: Aggregation
 
 
 class Rounds:
@@ -73,6 +75,7 @@ class Rounds:
                 policy=record.task.policy,
                 weight_specs=model.weight_specs,
                 model_bytes=4 * model.size,
+                aggregation=record.task.aggregation_in_force,
             )
             self._tasks.put(task_id, known, cost=1)
         return known

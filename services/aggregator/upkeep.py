@@ -13,6 +13,7 @@ import structlog
 
 from blobstore import names, policies, retention
 from blobstore.store import BlobStore
+from learning.aggregation import AggregationRule
 from learning.federated import RoundStatus
 from learning.ids import TaskId
 from roundstore.store import RoundStore
@@ -42,11 +43,18 @@ class Upkeep:
 
     async def sweep(self, status: RoundStatus) -> None:
         """Deletes what rounds before this one left behind."""
-        for blob in await self._blobs.list(names.sums(status.task_id)):
-            if blob < names.sums_of_round(status.task_id, status.number):
-                await self._blobs.delete(blob)
+        task_id, number = status.task_id, status.number
+        await self._sweep_before(names.sums(task_id), names.sums_of_round(task_id, number))
+        if (await self._rounds.task(task_id)).aggregation.rule is not AggregationRule.MEAN:
+            await self._sweep_before(names.contributions(task_id), names.contributions_of_round(task_id, number))
+            await self._sweep_before(names.rule_states(task_id), names.rule_states_of_version(task_id, number))
         await self._sweep_weights(status)
         await self.settle_policy(status)
+
+    async def _sweep_before(self, folder: str, this: str) -> None:
+        for blob in await self._blobs.list(folder):
+            if blob < this:
+                await self._blobs.delete(blob)
 
     async def settle_policy(self, status: RoundStatus) -> RoundStatus:
         """Makes the policy that was written last the one in force; the round then.

@@ -204,3 +204,11 @@ def test_a_rule_is_refused_where_the_server_does_not_aggregate(scheme: Scheme) -
     with pytest.raises(InvalidTask) as refusal:
         replace(a_task(), scheme=scheme, aggregation=Aggregation(AggregationRule.FEDADAM))
     assert refused_field(refusal) == "aggregation.rule"
+
+
+@pytest.mark.parametrize("quantile", [None, 0.8])
+def test_a_task_that_asks_for_robustness_clips_unless_it_says_otherwise(quantile: float | None) -> None:
+    asking = a_task(byzantine_robust=True, tau_percentile=quantile)
+    assert asking.aggregation_in_force == Aggregation(AggregationRule.CENTERED_CLIPPING, radius_quantile=quantile)
+    assert replace(asking, aggregation=Aggregation()).aggregation_in_force == Aggregation(AggregationRule.MEAN)
+    assert replace(asking, scheme=Scheme.DECENTRALIZED).aggregation_in_force == Aggregation(AggregationRule.MEAN)

@@ -115,7 +115,10 @@ class Task(_message.Message):
 
     @_builtins.property
     def aggregation(self) -> Global___Aggregation:
-        """How the server makes a version of the contributions of a round; in a federated task only. Absent: their mean."""
+        """How the server makes a version of the contributions of a round; in a
+        federated task only. Absent: their mean; where `training.byzantine_robust` is set,
+        RULE_CENTERED_CLIPPING to the quantile `training.tau_percentile`.
+        """
 
     def __init__(
         self,
@@ -166,6 +169,15 @@ class Aggregation(_message.Message):
         """FedYogi, likewise; the same numbers and defaults."""
         RULE_FEDADAGRAD: Aggregation._Rule.ValueType  # 5
         """FedAdagrad, likewise. Knows server_learning_rate (0.1), beta1 (0), tau (0.001)."""
+        RULE_MEDIAN: Aggregation._Rule.ValueType  # 6
+        """Of each weight the median. Every contribution counts once, whatever its samples."""
+        RULE_TRIMMED_MEAN: Aggregation._Rule.ValueType  # 7
+        """Of each weight the weighted mean without the largest and the smallest. Knows trim_fraction (0.1)."""
+        RULE_CENTERED_CLIPPING: Aggregation._Rule.ValueType  # 8
+        """The base version plus the weighted mean of what the contributions changed, each
+        shortened to a radius: centred clipping of arXiv 2012.10333, without momentum. Knows radius
+        or radius_quantile (0.5), iterations (1).
+        """
 
     class Rule(_Rule, metaclass=_RuleEnumTypeWrapper):
         """What is made of the contributions."""
@@ -184,6 +196,15 @@ class Aggregation(_message.Message):
     """FedYogi, likewise; the same numbers and defaults."""
     RULE_FEDADAGRAD: Aggregation.Rule.ValueType  # 5
     """FedAdagrad, likewise. Knows server_learning_rate (0.1), beta1 (0), tau (0.001)."""
+    RULE_MEDIAN: Aggregation.Rule.ValueType  # 6
+    """Of each weight the median. Every contribution counts once, whatever its samples."""
+    RULE_TRIMMED_MEAN: Aggregation.Rule.ValueType  # 7
+    """Of each weight the weighted mean without the largest and the smallest. Knows trim_fraction (0.1)."""
+    RULE_CENTERED_CLIPPING: Aggregation.Rule.ValueType  # 8
+    """The base version plus the weighted mean of what the contributions changed, each
+    shortened to a radius: centred clipping of arXiv 2012.10333, without momentum. Knows radius
+    or radius_quantile (0.5), iterations (1).
+    """
 
     RULE_FIELD_NUMBER: _builtins.int
     SERVER_LEARNING_RATE_FIELD_NUMBER: _builtins.int
@@ -191,6 +212,10 @@ class Aggregation(_message.Message):
     BETA1_FIELD_NUMBER: _builtins.int
     BETA2_FIELD_NUMBER: _builtins.int
     TAU_FIELD_NUMBER: _builtins.int
+    TRIM_FRACTION_FIELD_NUMBER: _builtins.int
+    RADIUS_FIELD_NUMBER: _builtins.int
+    RADIUS_QUANTILE_FIELD_NUMBER: _builtins.int
+    ITERATIONS_FIELD_NUMBER: _builtins.int
     rule: Global___Aggregation.Rule.ValueType
     """What is made of the contributions."""
     server_learning_rate: _builtins.float
@@ -203,6 +228,14 @@ class Aggregation(_message.Message):
     """Share of the mean of their squares that is kept, 0 to below 1."""
     tau: _builtins.float
     """The larger, the less the step adapts; 10^-12 to 1."""
+    trim_fraction: _builtins.float
+    """Share of the contributions that is left out at each end, rounded up; 0 to below 0.5."""
+    radius: _builtins.float
+    """Length (over all weights together) to which longer changes are shortened; above 0, at most 10^30."""
+    radius_quantile: _builtins.float
+    """Instead of `radius`: the quantile of the lengths of the round that is the radius; above 0 and below 1."""
+    iterations: _builtins.int
+    """How often it is done, each time around what came out before; 1 to 100."""
     def __init__(
         self,
         *,
@@ -212,31 +245,51 @@ class Aggregation(_message.Message):
         beta1: _builtins.float | None = ...,
         beta2: _builtins.float | None = ...,
         tau: _builtins.float | None = ...,
+        trim_fraction: _builtins.float | None = ...,
+        radius: _builtins.float | None = ...,
+        radius_quantile: _builtins.float | None = ...,
+        iterations: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_momentum", b"_momentum", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "beta1", b"beta1", "beta2", b"beta2", "momentum", b"momentum", "server_learning_rate", b"server_learning_rate", "tau", b"tau"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_iterations", b"_iterations", "_momentum", b"_momentum", "_radius", b"_radius", "_radius_quantile", b"_radius_quantile", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "_trim_fraction", b"_trim_fraction", "beta1", b"beta1", "beta2", b"beta2", "iterations", b"iterations", "momentum", b"momentum", "radius", b"radius", "radius_quantile", b"radius_quantile", "server_learning_rate", b"server_learning_rate", "tau", b"tau", "trim_fraction", b"trim_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_momentum", b"_momentum", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "beta1", b"beta1", "beta2", b"beta2", "momentum", b"momentum", "rule", b"rule", "server_learning_rate", b"server_learning_rate", "tau", b"tau"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_iterations", b"_iterations", "_momentum", b"_momentum", "_radius", b"_radius", "_radius_quantile", b"_radius_quantile", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "_trim_fraction", b"_trim_fraction", "beta1", b"beta1", "beta2", b"beta2", "iterations", b"iterations", "momentum", b"momentum", "radius", b"radius", "radius_quantile", b"radius_quantile", "rule", b"rule", "server_learning_rate", b"server_learning_rate", "tau", b"tau", "trim_fraction", b"trim_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
     _WhichOneofReturnType__beta2: _TypeAlias = _typing.Literal["beta2"]  # noqa: Y015
     _WhichOneofArgType__beta2: _TypeAlias = _typing.Literal["_beta2", b"_beta2"]  # noqa: Y015
+    _WhichOneofReturnType__iterations: _TypeAlias = _typing.Literal["iterations"]  # noqa: Y015
+    _WhichOneofArgType__iterations: _TypeAlias = _typing.Literal["_iterations", b"_iterations"]  # noqa: Y015
     _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
     _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
+    _WhichOneofReturnType__radius: _TypeAlias = _typing.Literal["radius"]  # noqa: Y015
+    _WhichOneofArgType__radius: _TypeAlias = _typing.Literal["_radius", b"_radius"]  # noqa: Y015
+    _WhichOneofReturnType__radius_quantile: _TypeAlias = _typing.Literal["radius_quantile"]  # noqa: Y015
+    _WhichOneofArgType__radius_quantile: _TypeAlias = _typing.Literal["_radius_quantile", b"_radius_quantile"]  # noqa: Y015
     _WhichOneofReturnType__server_learning_rate: _TypeAlias = _typing.Literal["server_learning_rate"]  # noqa: Y015
     _WhichOneofArgType__server_learning_rate: _TypeAlias = _typing.Literal["_server_learning_rate", b"_server_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__tau: _TypeAlias = _typing.Literal["tau"]  # noqa: Y015
     _WhichOneofArgType__tau: _TypeAlias = _typing.Literal["_tau", b"_tau"]  # noqa: Y015
+    _WhichOneofReturnType__trim_fraction: _TypeAlias = _typing.Literal["trim_fraction"]  # noqa: Y015
+    _WhichOneofArgType__trim_fraction: _TypeAlias = _typing.Literal["_trim_fraction", b"_trim_fraction"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__beta1) -> _WhichOneofReturnType__beta1 | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__beta2) -> _WhichOneofReturnType__beta2 | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iterations) -> _WhichOneofReturnType__iterations | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__radius) -> _WhichOneofReturnType__radius | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__radius_quantile) -> _WhichOneofReturnType__radius_quantile | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__server_learning_rate) -> _WhichOneofReturnType__server_learning_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tau) -> _WhichOneofReturnType__tau | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trim_fraction) -> _WhichOneofReturnType__trim_fraction | None: ...
 
 Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
 
