@@ -6,7 +6,7 @@
     tasks/<task>/weights/<number>.<digest>   weights of version 1, 2, …             aggregator
     tasks/<task>/versions/<number>.json      ledger entry of version 1, 2, …        aggregator
     tasks/<task>/pins/<number>               weights of this version are kept       task service, aggregator
-    tasks/<task>/kept.json                   from where on all weights are kept     aggregator
+    tasks/<task>/kept/<number>               from where on all weights are kept     aggregator
     tasks/<task>/rollbacks/<request>         the version that a rollback made       aggregator
     tasks/<task>/policies/<number>.json      change 1, 2, … of the policy           aggregator
     sums/<task>/<round>/<replica>.<slot>     a partial sum, slot 0 or 1             aggregator
@@ -20,8 +20,9 @@ version there, too: deleting those of one never takes those of another that happ
 (Versions that were written before weights could be deleted have the digest alone.)
 A task exists when its record does; the record is written last, and only once.
 Version 0 is in the record; a later version exists when its ledger entry does, which is
-written after its weights. Numbers have twelve digits, so that the order of names is the order of numbers. What lies under
-`keys/` is secret: a store that knows owners lets its own alone read it.
+written after its weights. Numbers have twelve digits, so that the order of names is
+the order of numbers. What lies under `keys/` is secret: a store that knows owners lets
+its own alone read it.
 """
 
 from __future__ import annotations
@@ -69,8 +70,12 @@ def pin(task_id: TaskId, number: int) -> str:
     return f"{pins(task_id)}/{number:012d}"
 
 
-def kept(task_id: TaskId) -> str:
-    return f"tasks/{valid_id(task_id, 'task')}/kept.json"
+def bounds_of_kept(task_id: TaskId) -> str:
+    return f"tasks/{valid_id(task_id, 'task')}/kept"
+
+
+def bound_of_kept(task_id: TaskId, number: int) -> str:
+    return f"{bounds_of_kept(task_id)}/{number:012d}"
 
 
 def rollback(task_id: TaskId, request_id: str) -> str:

@@ -145,11 +145,6 @@ class Rollback:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    oldest: int
-
-
 def encode(record: object) -> bytes:
     """A record as JSON, the same bytes for the same record."""
     return msgspec.json.encode(record, order="deterministic")
@@ -278,10 +273,8 @@ async def read_rollback(store: BlobStore, task_id: TaskId, request_id: str) -> L
 
 async def oldest_kept(store: BlobStore, task_id: TaskId) -> int:
     """From this version on the weights of all are kept, and of those before only where they are pinned."""
-    try:
-        return (await _read(store, names.kept(task_id), _Kept)).oldest
-    except BlobMissing:
-        return 0
+    bounds = await store.list(names.bounds_of_kept(task_id))
+    return int(bounds[-1].rsplit("/", 1)[1]) if bounds else 0
 
 
 async def write_version(store: BlobStore, task_id: TaskId, weights: Buffer, entry: LedgerEntry) -> None:
