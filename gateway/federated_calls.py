@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from disco.aggregator.v1.aggregator_service_pb2 import (
@@ -43,7 +43,7 @@ from gateway.sessions.federated_terms import (
     VersionUnavailable,
 )
 from gateway.versions import THREAD_FROM_BYTES, Versions
-from learning.refusals import DiscoError, Fault
+from learning.refusals import DiscoError, Fault, StoreUnavailable
 from rpc.channel import retrying
 from rpc.chunks import chunks_of
 
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 SUBMIT_WITHIN_S = 60.0
 LEAVE_WITHIN_S = 3.0
+
+Result = TypeVar("Result")
 
 _log = structlog.stdlib.get_logger("gateway")
 
@@ -79,6 +81,7 @@ class FederatedCalls:
         self._dialect = dialect
         self._metrics = metrics
         self._deliver = deliver
+        self._metadata_turn = asyncio.Lock()
 
     async def run(self, call: Call) -> None:
         """Carries one call out and delivers what it brought. Raises a DiscoError where the socket cannot go on."""
@@ -149,18 +152,27 @@ class FederatedCalls:
             task_id=self._task_id, participant_id=self._participant_id, round=round, key=key, value=value
         )
         try:
-            await retrying(lambda: self._aggregator.PutMetadata(request), seconds=ANSWER_WITHIN_S)
+            await self._in_turn(lambda: self._aggregator.PutMetadata(request))
         except DiscoError as error:
             self._gave_up("PutMetadata", error)
 
     async def _read_metadata(self, call: ReadMetadata) -> None:
         request = GetMetadataRequest(task_id=self._task_id, round=call.round, key=call.key)
         try:
-            answer = await retrying(lambda: self._aggregator.GetMetadata(request), seconds=ANSWER_WITHIN_S)
+            answer = await self._in_turn(lambda: self._aggregator.GetMetadata(request))
         except DiscoError as error:
             self._gave_up("GetMetadata", error)
             return
         self._deliver(MetadataRead(call, tuple(sorted(answer.values.items()))))
+
+    async def _in_turn(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """One call about metadata after the other, as the client said them; its time runs while it waits, too."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + ANSWER_WITHIN_S
+        async with self._metadata_turn:
+            if clock() > until:
+                raise StoreUnavailable
+            return await retrying(attempt, seconds=until - clock())
 
     async def _leave(self) -> None:
         was_last_socket = self._hub.leave(self._task_id, self._participant_id, self._round_seen)

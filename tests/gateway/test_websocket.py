@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -101,6 +102,41 @@ async def test_metadata_of_one_participant_is_told_to_another(gateway: Running) 
             return (await hear(second))["metadataMap"] == [["one", "hello"]]
 
         await eventually(told)
+
+
+async def test_metadata_of_one_socket_is_stored_and_read_in_the_order_in_which_it_was_said(
+    gateway: Running, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What should happen: a text that is slow to be stored is there for whoever said it and asks, and the later text
+    # wins. What should not happen: the question, or the later text, overtaking it.
+    overtaken = asyncio.Event()
+    put, read = services.aggregator.PutMetadata, services.aggregator.GetMetadata
+
+    async def slow_put(request: Any, context: Any) -> Any:
+        if request.value == "first":
+            with suppress(TimeoutError):
+                await asyncio.wait_for(overtaken.wait(), 0.3)
+        else:
+            overtaken.set()
+        return await put(request, context)
+
+    async def noting_read(request: Any, context: Any) -> Any:
+        overtaken.set()
+        return await read(request, context)
+
+    monkeypatch.setattr(services.aggregator, "PutMetadata", slow_put)
+    monkeypatch.setattr(services.aggregator, "GetMetadata", noting_read)
+    await services.stop()
+    await services.start()
+    note = {"taskId": "fed", "clientId": CLIENT, "round": 0, "metadataId": "note"}
+    async with connect(f"{gateway.socket_url}/feai/fed/{CLIENT}") as socket:
+        await say(socket, type=0)
+        await hear(socket)
+        await say(socket, type=9, metadata="first", **note)
+        await say(socket, type=10, **note)
+        await say(socket, type=9, metadata="second", **note)
+        await say(socket, type=10, **note)
+        assert [(await hear(socket))["metadataMap"] for _ in range(2)] == [[[CLIENT, "first"]], [[CLIENT, "second"]]]
 
 
 @pytest.mark.parametrize(
