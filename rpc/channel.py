@@ -216,7 +216,16 @@ class TranslatedCall:
             raise from_rpc_error(await self._outcome.instead_of(error, call=self._call)) from error
         except asyncio.CancelledError:
             self._call.cancel()
+            if not _is_being_cancelled():
+                # gRPC cancels a call of its own accord where its deadline comes just as it sends. Passed on, that would
+                # end the task of whoever waits without a word.
+                raise StoreUnavailable from None
             raise
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or bool(task.cancelling())
 
 
 class _Outcome:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import grpc
 import pytest
 
 from learning.refusals import DiscoError, RoundStale, ShuttingDown, StoreUnavailable, TooLarge
-from rpc.channel import connect, retrying
+from rpc.channel import TranslatedCall, connect, retrying
 from rpc.chunks import CHUNK_BYTES, MAX_FRAME_BYTES
 from tests.rpc.echo_service import METHODS, SERVICE, call, echo_handlers, running
 
@@ -150,6 +150,34 @@ async def test_leaving_a_loop_over_a_stream_cancels_it_without_the_garbage_colle
                 await gone.wait()
         finally:
             gc.enable()
+
+
+class CancelledByItself:
+    """A call as gRPC leaves it where its deadline comes while the end of the stream is being sent."""
+
+    def add_done_callback(self, _callback: object) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from asyncio.sleep(0).__await__()
+        raise asyncio.CancelledError
+
+
+async def test_a_call_that_grpc_cancels_by_itself_does_not_end_the_task_that_waits_for_it() -> None:
+    with pytest.raises(StoreUnavailable):
+        await TranslatedCall(CancelledByItself())
+
+
+async def test_whoever_is_cancelled_while_waiting_for_a_call_is_cancelled() -> None:
+    async def wait() -> None:
+        await TranslatedCall(CancelledByItself())
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_a_service_that_was_restarted_is_found_again_by_the_same_channel() -> None:
