@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check test-compose simulate demo bench protos format requirements up down clean
+.PHONY: help run test check test-compose chaos simulate demo bench protos format requirements up down clean
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
@@ -26,6 +26,9 @@ check: $(VENV)/.test ## Style, types, imports, generated code.
 
 test-compose: $(VENV)/.test ## The tests that need a Docker engine: builds the image, starts and breaks the composed system.
 	DISCO_TEST_COMPOSE=1 $(BIN)/python -m pytest tests/e2e/test_compose.py $(ARGS)
+
+chaos: $(VENV)/.test ## Kills every process at random under load and checks every promise; KILLS=200, SEED=1.
+	DISCO_TEST_KILLS=$(or $(KILLS),50) DISCO_TEST_SEED=$(SEED) $(BIN)/python -m pytest tests/e2e/test_chaos.py -s $(ARGS)
 
 simulate: $(VENV)/.test ## Ten thousand simulated schedules of faults against the aggregator; SEED=… again, STORE=redis.
 	@$(BIN)/python -m tests.simulation --schedules $(or $(SCHEDULES),10000) --store $(or $(STORE),memory) $(if $(SEED),--seed $(SEED)) $(ARGS)

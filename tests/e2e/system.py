@@ -108,7 +108,8 @@ class System:
             self.log.close()
 
     def children(self) -> dict[str, int]:
-        """Process ids by name: the four processes, and `redis`."""
+        """Process ids by name: the four processes, and `redis`; of several aggregators, all but the first with their
+        port behind a colon."""
         found: dict[str, int] = {}
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
@@ -124,6 +125,8 @@ class System:
             name = next((name for name, module in MODULES.items() if f"-m {module}" in line), None)
             if name is None and "redis" in line:
                 name = "redis"
+            if name == "aggregator" and (port := _aggregator_port(folder)) != self.aggregator_address.split(":")[1]:
+                name = f"aggregator:{port}"
             if name is not None:
                 found[name] = int(folder.name)
         return found
@@ -167,3 +170,13 @@ class System:
         """The task record, read from the blob store."""
         record: dict[str, Any] = json.loads((self.data_dir / "tasks" / task_id / "task.json").read_bytes())
         return record
+
+
+def _aggregator_port(folder: Path) -> str:
+    """The port that a process was told to listen on; empty where it ended while we looked."""
+    try:
+        words = (folder / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    own = (word.removeprefix(b"DISCO_AGGREGATOR_PORT=") for word in words if word.startswith(b"DISCO_AGGREGATOR_PORT="))
+    return next(own, b"").decode()
