@@ -188,16 +188,22 @@ class PartialSum:
             for start, stop in run.blocks():
                 scaled = np.multiply(values[start:stop], scale, out=self._scaled[: stop - start])
                 whole = np.rint(scaled, out=self._whole[: stop - start])
+                rest = np.subtract(scaled, whole, out=scaled) if run.scale.low_exponent is not None else None
                 self._add_units(self._limbs[start:stop], whole, weight)
-                if run.scale.low_exponent is not None:
-                    rest = np.subtract(scaled, whole, out=scaled)
+                if rest is not None:
                     np.rint(np.multiply(rest, low_scale, out=rest), out=rest)
                     self._add_units(self._low(run, start, stop), rest, weight)
 
     def _add_units(self, limbs: Limbs, whole: Weights, weight: int) -> None:
+        """Adds whole numbers, `weight` times; they may be changed."""
         units = self._units[: whole.size]
+        doublings = abs(weight).bit_count() == 1
+        if doublings and weight != 1:
+            # Exact in float32, as any power of two, and half the bytes of the same in int64.
+            np.multiply(whole, np.float32(weight), out=whole)
         np.copyto(units, whole, casting="unsafe")  # whole numbers within ±2^62: exact
-        np.multiply(units, weight, out=units)
+        if not doublings:
+            np.multiply(units, weight, out=units)
         np.add(limbs, units, out=limbs)
 
     def _low(self, run: Run, start: int, stop: int) -> Limbs:

@@ -32,6 +32,10 @@ def written(partial: PartialSum) -> bytes:
     return b"".join(partial.to_parts(epoch="an-epoch", round=3))
 
 
+def limbs(partial: PartialSum) -> bytes:
+    return bytes(partial.to_parts(epoch="an-epoch", round=3)[1])
+
+
 @st.composite
 def one_tensor(draw: st.DrawFn) -> tuple[list[float], int, list[tuple[list[float], int]]]:
     """A base, a cap, and contributions that fit both, among them the largest that do."""
@@ -120,6 +124,22 @@ def test_order_and_split_leave_no_trace(seed: int, replicas: int, random: object
 
     assert written(merged) == written(whole)
     assert bytes(merged.mean()) == bytes(whole.mean())
+
+
+@pytest.mark.parametrize("weight", [1, 2, 3, 64, 100])
+def test_a_weight_counts_as_often_as_it_says_and_is_taken_out_again(weight: int) -> None:
+    plan = mixed_plan()
+    (before, weight_before), (other, _) = random_contributions(seed=6, size=plan.size, count=2)
+    one_by_one, at_once = PartialSum(plan), PartialSum(plan)
+    for partial in (one_by_one, at_once):
+        partial.add(before, weight_before)
+    nothing_more = written(at_once)
+    for _ in range(weight):
+        one_by_one.add(other, 1)
+    at_once.add(other, weight)
+    assert limbs(at_once) == limbs(one_by_one)
+    at_once.subtract(other, weight)
+    assert written(at_once) == nothing_more
 
 
 def test_subtracting_undoes_adding_exactly() -> None:
