@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from disco.aggregator.v1.aggregator_service_pb2 import (
@@ -45,7 +45,7 @@ from gateway.sessions.federated_terms import (
 from gateway.versions import THREAD_FROM_BYTES, Versions
 from learning.refusals import DiscoError, Fault, StoreUnavailable
 from rpc.channel import retrying
-from rpc.chunks import chunks_of
+from rpc.chunks import written_chunks_of
 
 if TYPE_CHECKING:
     from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
@@ -120,10 +120,9 @@ class FederatedCalls:
             task_id=self._task_id, participant_id=self._participant_id, round=round, sha256=digest
         )
 
-        def parts() -> Iterator[SubmitContributionRequest]:
+        def parts() -> Iterator[Any]:  # the stub knows messages only; the channel takes those that are written, too
             yield SubmitContributionRequest(header=header)
-            for chunk in chunks_of(weights):
-                yield SubmitContributionRequest(weights_chunk=chunk)
+            yield from written_chunks_of(weights)
 
         try:
             answer = await retrying(

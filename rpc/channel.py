@@ -20,7 +20,7 @@ import grpc
 import structlog
 
 from learning.refusals import ShuttingDown, StoreUnavailable
-from rpc.chunks import MAX_FRAME_BYTES
+from rpc.chunks import MAX_FRAME_BYTES, Written
 from rpc.credentials import channel_credentials, token_metadata
 from rpc.interceptors import REQUEST_ID_KEY
 from rpc.settings import ProcessSettings
@@ -114,8 +114,11 @@ class DiscoChannel(grpc.aio.Channel):
     def unary_stream(self, *args: Any, **options: Any) -> Any:
         return _Method(self._channel.unary_stream(*args, **options), self._metadata, deadline=None)
 
-    def stream_unary(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._channel.stream_unary(*args, **options), self._metadata, deadline=UPLOAD_DEADLINE_S)
+    def stream_unary(self, method: str, request_serializer: Any = None, *args: Any, **options: Any) -> Any:
+        """Takes messages, and such as are `Written` already."""
+        serializer = request_serializer and _unless_written(request_serializer)
+        start = self._channel.stream_unary(method, serializer, *args, **options)
+        return _Method(start, self._metadata, deadline=UPLOAD_DEADLINE_S)
 
     def stream_stream(self, *args: Any, **options: Any) -> Any:
         return _Method(self._channel.stream_stream(*args, **options), self._metadata, deadline=None)
@@ -139,6 +142,10 @@ class DiscoChannel(grpc.aio.Channel):
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _unless_written(serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    return lambda message: message.octets if isinstance(message, Written) else serializer(message)
 
 
 class _Method:

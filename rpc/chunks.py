@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from learning.refusals import InvalidWeights, MalformedMessage, StreamStalled, TooLarge
@@ -31,6 +32,24 @@ def chunks_of(buffer: bytes | bytearray | memoryview) -> Iterator[bytes]:
     with memoryview(buffer) as whole, whole.cast("B") as octets:
         for start in range(0, len(octets), CHUNK_BYTES):
             yield bytes(octets[start : start + CHUNK_BYTES])
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A message as it travels: whoever sends it need not write it any more."""
+
+    octets: bytes
+
+
+def written_chunks_of(buffer: bytes | bytearray | memoryview) -> Iterator[Written]:
+    """As `chunks_of`, each chunk in its message (`weights_chunk` is field 2 of all of them): the bytes are copied once.
+
+    Making the message copies them twice, and writing it a third time.
+    """
+    with memoryview(buffer) as whole, whole.cast("B") as octets:
+        for start in range(0, len(octets), CHUNK_BYTES):
+            chunk = octets[start : start + CHUNK_BYTES]
+            yield Written(b"".join((b"\x12", _varint(len(chunk)), chunk)))
 
 
 async def chunk_parts(messages: AsyncIterable[MessageOfParts]) -> AsyncIterator[bytes]:
@@ -71,3 +90,13 @@ async def collect(chunks: AsyncIterable[bytes], *, size: int, limit: int, idle_t
     if len(collected) != size:
         raise InvalidWeights(problem=f"{len(collected)} bytes came, {size} were announced")
     return collected, digest.hexdigest()
+
+
+def _varint(number: int) -> bytes:
+    """As Protocol Buffers write lengths: seven bits at a time, the lowest first."""
+    octets = bytearray()
+    while number >= 0x80:
+        octets.append(number & 0x7F | 0x80)
+        number >>= 7
+    octets.append(number)
+    return bytes(octets)

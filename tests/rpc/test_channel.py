@@ -13,7 +13,7 @@ import pytest
 
 from learning.refusals import DiscoError, RoundStale, ShuttingDown, StoreUnavailable, TooLarge
 from rpc.channel import TranslatedCall, connect, retrying
-from rpc.chunks import CHUNK_BYTES, MAX_FRAME_BYTES
+from rpc.chunks import CHUNK_BYTES, MAX_FRAME_BYTES, Written
 from tests.rpc.echo_service import METHODS, SERVICE, call, echo_handlers, running
 
 
@@ -75,6 +75,18 @@ async def test_an_endless_upload_ends_with_the_refusal() -> None:
     async with running(echo_handlers(refuse)) as server, connect(server.target) as channel:
         with pytest.raises(RoundStale):
             await channel.stream_unary(f"/{SERVICE}/StreamUnary")(requests())
+
+
+async def test_messages_that_are_written_already_travel_as_they_are() -> None:
+    received: list[bytes] = []
+
+    async def body(request: bytes, _context: Any) -> None:
+        received.append(request)
+
+    async with running(echo_handlers(body)) as server, connect(server.target) as channel:
+        method = channel.stream_unary(f"/{SERVICE}/StreamUnary", request_serializer=str.encode)
+        await method(iter(["a message", Written(b"\xff as it is")]))
+    assert received == [b"a message", b"\xff as it is"]
 
 
 async def test_a_write_after_a_call_that_succeeded_is_a_bug_of_the_caller() -> None:

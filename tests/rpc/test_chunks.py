@@ -8,12 +8,16 @@ from collections.abc import AsyncIterator, Iterable
 
 import numpy as np
 import pytest
-from disco.task.v1.task_service_pb2 import CreateTaskRequest
+from disco.aggregator.v1.aggregator_service_pb2 import ReadVersionResponse, SubmitContributionRequest
+from disco.task.v1.task_service_pb2 import CreateTaskRequest, DownloadModelResponse
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from learning.refusals import DiscoError, InvalidWeights, MalformedMessage, StreamStalled, TooLarge
-from rpc.chunks import CHUNK_BYTES, chunk_parts, chunks_of, collect
+from rpc.chunks import CHUNK_BYTES, chunk_parts, chunks_of, collect, written_chunks_of
+
+STREAMED = [CreateTaskRequest, DownloadModelResponse, SubmitContributionRequest, ReadVersionResponse]
 
 
 async def stream(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
@@ -42,6 +46,14 @@ def test_an_array_is_cut_by_its_bytes_and_not_by_its_items() -> None:
     chunks = list(chunks_of(weights.data))
     assert [len(chunk) for chunk in chunks] == [CHUNK_BYTES, 4]
     assert b"".join(chunks) == weights.tobytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, CHUNK_BYTES, 2 * CHUNK_BYTES + 1])
+@pytest.mark.parametrize("kind", STREAMED)
+def test_written_chunks_are_the_messages_with_those_chunks(kind: type[Message], size: int) -> None:
+    buffer = bytes(range(256)) * (size // 256 + 1)
+    expected = [kind(weights_chunk=chunk).SerializeToString() for chunk in chunks_of(buffer[:size])]
+    assert [written.octets for written in written_chunks_of(memoryview(buffer)[:size])] == expected
 
 
 def test_a_buffer_can_grow_again_once_its_chunks_are_out() -> None:
