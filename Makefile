@@ -36,7 +36,7 @@ simulate: $(VENV)/.test ## Ten thousand simulated schedules of faults against th
 demo: $(VENV)/.demo ## Trains a digit classifier over gRPC with three participants and shows the accuracy rise.
 	@$(BIN)/python -m examples.digits_demo $(ARGS)
 
-bench: $(VENV)/.run ## Loads a system of its own and says what it did; see docs/benchmarks.md.
+bench: $(VENV)/.run ## Loads a system of its own with raw clients and says what it did.
 	@$(BIN)/python -m bench $(ARGS)
 
 protos: $(VENV)/.test ## Generates gen/ from protos/.

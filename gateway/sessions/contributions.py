@@ -129,7 +129,8 @@ class Contributions:
         if self.owed is not None and self.owed.news_from is not None:
             self.owed.news_from = 0
         if self._submitted is not None:
-            self._submitted = replace(self._submitted, round=round.number)
+            self._submitted = replace(_based_on_what_is_left(self._submitted, round), round=round.number)
+        self._waiting = deque(_based_on_what_is_left(pending, round) for pending in self._waiting)
         self.counted_in = -1
 
     def drop_answer(self) -> None:
@@ -138,6 +139,11 @@ class Contributions:
 
     def drop_waiting(self) -> None:
         self._waiting.clear()
+
+
+def _based_on_what_is_left(pending: _Pending, round: RoundView) -> _Pending:
+    """The version it was trained from may be lost; rounds that close from now on make it late all the same."""
+    return pending if pending.base is None else replace(pending, base=min(pending.base, round.number))
 
 
 def _difference(given: Shapes, wanted: Shapes) -> str:

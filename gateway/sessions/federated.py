@@ -132,7 +132,7 @@ class FederatedSession:
             case Joined(round) | RoundSeen(round):
                 # The watch may show a round in which this participant is not counted yet.
                 self._join_is_settled |= isinstance(event, Joined)
-                if self._round is not None and round.revision < self._round.revision:
+                if self._round is not None and _is_from_before(round, self._round):
                     self._contributions.forget_round(round)
                 self._round = round
                 self._labels.see(round.number)
@@ -320,6 +320,11 @@ class FederatedSession:
             total=total,
             average=total / number if number else 0.0,
         )
+
+
+def _is_from_before(round: RoundView, known: RoundView) -> bool:
+    """Whether the store went back to an earlier state: both only grow otherwise."""
+    return round.revision < known.revision or round.number < known.number
 
 
 def _enqueue(owed: deque[float], now: float) -> None:

@@ -140,7 +140,9 @@ async def train_through(
         await eventually(system.is_ready, DRAIN_S)
         stop.set()
         _, waiting = await asyncio.wait(trained, timeout=DRAIN_S)
-        assert not waiting, "a participant gets neither a receipt nor a refusal, with nobody being killed any more"
+        if waiting:
+            stays = await backends[0].aggregators.round(TASK)
+            pytest.fail(f"participants wait for their answers, with nobody killed any more: {stays.waiting_sentence}")
         for socket in sockets:
             socket.cancel()
 

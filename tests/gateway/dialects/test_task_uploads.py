@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.dialects.task_documents import render_g21
 from gateway.dialects.task_uploads import parse_task
+from learning.aggregation import Aggregation, AggregationRule
 from learning.refusals import InvalidId, InvalidTask
 from learning.task import DataExample, DataKind, Scheme, Task
+from tests.gateway.dialects.tasks import TABULAR
 
 # The example of the server's own documentation: a title, and training parameters of version 2.1.1.
 SEED: Mapping[str, Any] = {
@@ -181,6 +184,13 @@ def test_the_words_of_newer_generations_are_understood() -> None:
     training = task.training
     assert (training.output_columns, training.max_sequence_length, training.tokenizer) == (("Survived",), 64, "")
     assert (training.byzantine_robust, training.clipping_radius, task.policy.min_participants) == (True, 1.5, 5)
+    assert task.aggregation_in_force == Aggregation(AggregationRule.CENTERED_CLIPPING)
+
+
+def test_a_document_of_the_first_generation_chooses_the_quantile_of_its_robust_aggregation() -> None:
+    document = render_g21(TABULAR)
+    robust = Aggregation(AggregationRule.CENTERED_CLIPPING, radius_quantile=0.9)
+    assert parse_task(document).aggregation_in_force == robust
 
 
 def test_numbers_for_preprocessing_stand_for_what_the_kind_of_data_says() -> None:

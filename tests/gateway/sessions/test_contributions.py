@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects.g22 import MANNERS as G30
@@ -414,6 +414,15 @@ _STEPS = st.lists(
 
 @settings(deadline=None)
 @given(manners=st.sampled_from([GDV, G30]), steps=_STEPS)
+@example(
+    manners=GDV,
+    steps=[
+        ("contribute", 0),
+        ("restore", 0),
+        ("publish", 1),
+        ("settle", lambda current: ContributionSettled(error=StoreUnavailable())),
+    ],
+)
 def test_client_is_answered_once_for_each_contribution_and_trains_from_what_it_was_told(
     manners: Manners, steps: list[tuple[str, Any]]
 ) -> None:

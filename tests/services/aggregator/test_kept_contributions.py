@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import struct
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import pytest
 
 from blobstore import names, records
 from learning.aggregation import Aggregation, AggregationRule
+from learning.federated import Admission
+from learning.ids import ParticipantId
 from learning.policy import Policy
 from learning.refusals import StoredDataDamaged, StoreUnavailable
 from roundstore.redis_settings import connect
 from roundstore.redis_store import RedisRoundStore
+from roundstore.store import ClosingRound
 from services.aggregator import kept_contributions
 from tests.services.aggregator.room import BASE, TASK, Member, Room, exact_mean, floats, octets, opened, weights_of
 from tests.services.aggregator.rules import plain_robust
@@ -106,6 +110,30 @@ async def test_any_order_and_any_split_over_replicas_make_the_same_bytes(
             await check_closed(room, members[0], rule)
         async with connect(redis_url) as redis:
             await redis.flushdb()  # the next attempt is another installation
+
+
+async def test_even_a_sum_that_depends_on_its_order_does_not_depend_on_that_of_the_admissions(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    # Two large ones that cancel each other, and a small one: what is left of it in float64 is decided by the order.
+    contributions = [octets([value] * len(BASE)) for value in (1000.0, -1000.0, 1e-13)]
+    wide = Aggregation(AggregationRule.CENTERED_CLIPPING, radius=1e30)
+    async with opened(store, tmp_path, POLICY, aggregation=wide) as room:
+        admissions = []
+        for position, weights in enumerate(contributions):
+            digest = hashlib.sha256(weights).hexdigest()
+            await room.blobs.write(names.contribution(TASK, 0, digest), [weights])
+            who = ParticipantId(WHO[position])
+            admissions.append(
+                Admission(participant_id=who, digest=digest, base_round=0, weight=1, round=0, position=position)
+            )
+        status = replace(await store.open_round(TASK, POLICY, number=0, now=1.0), total_weight=3)
+        made = set()
+        for order in itertools.permutations(admissions):
+            closing = ClosingRound(status=status, admissions=order, sums=())
+            kept = kept_contributions.KeptContributions(room.blobs, closing, size=len(BASE))
+            made.add((await kept.combined(wide)).tobytes())
+        assert len(made) == 1
 
 
 @pytest.mark.parametrize("width", [4, 20, 60])
