@@ -71,6 +71,7 @@ class System:
     async def start(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.log = (self.data_dir / "system.log").open("ab")
+        said_before = self.log.tell()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "disco_server"],
             cwd=ROOT,
@@ -79,7 +80,13 @@ class System:
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        await eventually(self.is_ready, START_S)
+
+        async def started() -> bool:
+            # The gateway may be ready a moment before the launcher knows: what dies until then ends the start.
+            said = (self.data_dir / "system.log").read_bytes()[said_before:]
+            return await self.is_ready() and f"Ready at {self.url} ".encode() in said
+
+        await eventually(started, START_S)
 
     async def is_ready(self) -> bool:
         assert self.process.poll() is None, f"the system ended early:\n{self.output()}"
