@@ -8,12 +8,18 @@ import pytest
 import pytest_asyncio
 import redis
 import redis.asyncio
+from hypothesis import HealthCheck, settings
 
 from roundstore.redis_settings import connect
 from tests.redis_process import RedisProcess
 from tests.s3_process import S3Process
 
 pytest.register_assert_rewrite("tests.blobstore.store_contract", "tests.roundstore.store_contract")
+
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("disco", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("disco")
 
 
 @pytest.fixture(scope="session")
