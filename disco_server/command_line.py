@@ -21,6 +21,7 @@ from disco_server.cannot_start import CannotStart
 from disco_server.launcher import Launcher
 from disco_server.screen import Screen
 from disco_server.settings import LauncherSettings
+from disco_server.verify_commands import commands as verify_commands
 from rpc.settings import PREFIX, load
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(verify_commands, name="verify")
 
 SAME_SIGNAL_S = 0.5
 """Programs that pass a signal on often send it to the group as well; that is one wish, not two."""
