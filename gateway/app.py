@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.greetings import greeting
 from gateway.http_edge import HttpEdge
+from gateway.http_history import HistoryRoutes
 from gateway.http_tasks import TaskRoutes
 from gateway.hub import Hub
 from gateway.metrics import GatewayMetrics
@@ -90,6 +91,7 @@ def create_app(settings: GatewaySettings, clients: ServiceClients, *, registry: 
     )
     answer_with_problems(http)
     tasks = TaskRoutes(settings, task_service=clients.task_service(), directory=directory, models=models)
+    http.include_router(HistoryRoutes(clients.aggregator()).router())
     http.include_router(tasks.router())
     http.add_api_route("/healthz", _alive, methods=["GET"], tags=["health"], summary="Whether the process lives")
     http.add_api_route(

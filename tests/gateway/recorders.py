@@ -12,7 +12,8 @@ import grpc
 import numpy as np
 from disco.aggregator.v1 import aggregator_service_pb2 as agg
 from disco.aggregator.v1 import aggregator_service_pb2_grpc as agg_grpc
-from disco.aggregator.v1.round_pb2 import Receipt, Round
+from disco.aggregator.v1.round_pb2 import Receipt, ReceiptKey, Round
+from disco.aggregator.v1.version_pb2 import Proof, Version
 from disco.signaling.v1 import signaling_service_pb2 as sig
 from disco.signaling.v1 import signaling_service_pb2_grpc as sig_grpc
 from disco.task.v1 import task_service_pb2 as tasks
@@ -21,7 +22,7 @@ from disco.task.v1.task_pb2 import Model, WeightSpec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from learning.refusals import TaskAlreadyExists, TaskNotFound, VersionNotFound
+from learning.refusals import NotInVersion, StoreUnavailable, TaskAlreadyExists, TaskNotFound, VersionNotFound
 from learning.task import DataKind, DisplayInformation, Scheme, Task, TrainingInformation
 from rpc.interceptors import CallInterceptor
 from rpc.metrics import CallMetrics
@@ -152,6 +153,8 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         self.metadata: dict[tuple[str, str], dict[str, str]] = {}
         self.reads = 0
         self.revision = 0
+        self.entry = b'{"version":1,"digest":"d1"}'
+        self.entry_breaks = False
         self.submitting = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -239,6 +242,60 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         )
         for chunk in chunks(weights):
             yield agg.ReadVersionResponse(weights_chunk=chunk)
+
+    async def GetReceiptKey(self, request: Any, context: Any) -> Any:  # noqa: N802
+        key = ReceiptKey(key_id="ab12", public_key=bytes(32), pem="-----BEGIN PUBLIC KEY-----\n")
+        return agg.GetReceiptKeyResponse(key=key)
+
+    def version(self, task_id: str, number: int) -> Version:
+        stored = self._store.find(task_id)
+        if number >= len(stored.versions):
+            raise VersionNotFound(version=number)
+        digest = hashlib.sha256(stored.versions[number]).digest()
+        return Version(task_id=task_id, number=number, rule="mean", weights_sha256=digest, kept=True)
+
+    async def ListVersions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        first = int(request.page_token or len(self._store.find(request.task_id).versions) - 1)
+        end = max(first - (request.page_size or 20), -1)
+        versions = [self.version(request.task_id, number) for number in range(first, end, -1)]
+        return agg.ListVersionsResponse(versions=versions, next_page_token=str(end) if end >= 0 else "")
+
+    async def ReadLedgerEntry(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self.version(request.task_id, request.version)
+        header = agg.ReadLedgerEntryResponse.Header(
+            version=request.version, entry_size=len(self.entry), sha256=hashlib.sha256(self.entry).digest()
+        )
+        yield agg.ReadLedgerEntryResponse(header=header)
+        for part in (self.entry[:5], self.entry[5:]):
+            yield agg.ReadLedgerEntryResponse(entry_chunk=part)
+            if self.entry_breaks:
+                raise StoreUnavailable
+
+    async def ProveContribution(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.version(request.task_id, request.version)
+        if request.sha256 != b"\xab" * 32:
+            raise NotInVersion(digest=request.sha256.hex(), version=request.version)
+        receipt = Receipt(
+            task_id=request.task_id,
+            round=request.version - 1,
+            participant_id=request.participant_id or "alice",
+            sha256=request.sha256,
+            weight=4,
+            position=1,
+            signature=b"\x05" * 64,
+            key_id="ab12",
+        )
+        path = [b"\x01" * 32, b"\x02" * 32]
+        proof = Proof(
+            version=request.version,
+            receipt=receipt,
+            leaf=b"\x03" * 32,
+            index=1,
+            tree_size=3,
+            path=path,
+            root=b"\x04" * 32,
+        )
+        return agg.ProveContributionResponse(proof=proof)
 
     async def PutMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.metadata.setdefault((request.task_id, request.key), {})[request.participant_id] = request.value

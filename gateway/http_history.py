@@ -1,0 +1,201 @@
+"""What lets anybody check a task's history over HTTP: its round, its versions, proofs, the key of receipts.
+
+    GET /tasks/{task}/round                           the open round, and what it waits for
+    GET /tasks/{task}/versions                        the versions, the newest first, page by page
+    GET /tasks/{task}/versions/{n}                    the ledger entry, byte for byte as it was written
+    GET /tasks/{task}/versions/{n}/weights.bin        the weights: little-endian float32
+    GET /tasks/{task}/versions/{n}/proof?digest=…     proves that a contribution is in the version
+    GET /receipt-key, /receipt-key.pem                the public key that checks receipts
+
+JSON has snake_case names; bytes are lower-case hex. What is said of a version never
+changes, so it may be cached for good. Knows the aggregator's messages; checks nothing of them
+(`disco-server verify` does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from disco.aggregator.v1.aggregator_service_pb2 import (
+    GetReceiptKeyRequest,
+    GetRoundRequest,
+    ListVersionsRequest,
+    ProveContributionRequest,
+    ReadLedgerEntryRequest,
+    ReadVersionRequest,
+)
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from gateway.history_documents import (
+    proof_document,
+    receipt_key_document,
+    round_document,
+    version_document,
+)
+from gateway.versions import IDLE_TIMEOUT_S
+from learning.refusals import MalformedMessage, StoreUnavailable
+from rpc.channel import retrying
+
+if TYPE_CHECKING:
+    from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
+
+ANSWER_WITHIN_S = 5.0
+FOR_GOOD = "public, max-age=31536000, immutable"
+FRESH = "no-cache"
+JSON = "application/json"
+PEM = "application/x-pem-file"
+OCTETS = "application/octet-stream"
+
+TaskPath = Annotated[str, Path(description="Id of the task.")]
+NumberPath = Annotated[int, Path(description="Number of the version.", ge=0, lt=2**63)]
+Digest = Annotated[str, Query(description="SHA-256 of the contributed weights, in hex.", pattern="^[0-9a-fA-F]{64}$")]
+Participant = Annotated[
+    str, Query(description="Who contributed; where two contributed the same weights.", max_length=128)
+]
+PageSize = Annotated[int, Query(description="Versions on one page, at most 100; 0: 20.", ge=0, le=100)]
+PageToken = Annotated[str, Query(description="`next_page_token` of the page before; empty: from the newest.")]
+
+
+class HistoryRoutes:
+    """The routes and what they need."""
+
+    def __init__(self, aggregator: AggregatorServiceAsyncStub) -> None:
+        self._aggregator = aggregator
+
+    def router(self) -> APIRouter:
+        """To be included before the routes of files, which would take `round` and `versions` for files."""
+        router = APIRouter(tags=["history"])
+        one = "/tasks/{task_id}/versions/{version}"
+        for path, route, summary, kinds in (
+            ("/tasks/{task_id}/round", self.read_round, "The open round, and what it waits for", [JSON]),
+            ("/tasks/{task_id}/versions", self.list_versions, "The versions, the newest first", [JSON]),
+            (one, self.read_entry, "The ledger entry of a version, as it was written", [JSON]),
+            (f"{one}/weights.bin", self.read_weights, "The weights of a version", [OCTETS]),
+            (f"{one}/proof", self.prove, "Proves that a contribution is in a version", [JSON]),
+            ("/receipt-key", self.read_key, "The public key that checks receipts", [JSON, PEM]),
+            ("/receipt-key.pem", self.read_key, "The same as PEM", [PEM]),
+        ):
+            router.add_api_route(
+                path, route, methods=["GET"], summary=summary, responses=_described(kinds), response_class=Response
+            )
+        return router
+
+    async def read_round(self, task_id: TaskPath) -> Response:
+        """Its number, the reason for which it waits, for programs and as a sentence, who is there, and its policy."""
+        request = GetRoundRequest(task_id=task_id)
+        answer = await retrying(lambda: self._aggregator.GetRound(request), seconds=ANSWER_WITHIN_S)
+        return Response(msgspec.json.encode(round_document(answer.round)), media_type=JSON, headers=_fresh())
+
+    async def list_versions(
+        self, request: Request, task_id: TaskPath, page_size: PageSize = 0, page_token: PageToken = ""
+    ) -> Response:
+        """What each version was made of, apart from the single contributions."""
+        asked = ListVersionsRequest(task_id=task_id, page_size=page_size, page_token=page_token)
+        page = await retrying(lambda: self._aggregator.ListVersions(asked), seconds=ANSWER_WITHIN_S)
+        versions = [version_document(version) for version in page.versions]
+        body = msgspec.json.encode({"versions": versions, "next_page_token": page.next_page_token})
+        return _answer(request, body, JSON, tag=hashlib.sha256(body).hexdigest(), cached=FRESH)
+
+    async def read_entry(self, request: Request, task_id: TaskPath, version: NumberPath) -> Response:
+        """All contributions of a version, their Merkle root, what it was made from, and the digest of the entry before.
+
+        The SHA-256 of this very body is what the next entry states as `previous`.
+        """
+        stream = self._aggregator.ReadLedgerEntry(ReadLedgerEntryRequest(task_id=task_id, version=version))
+        return await _streamed(request, stream, size="entry_size", chunk="entry_chunk", kind=JSON)
+
+    async def read_weights(self, request: Request, task_id: TaskPath, version: NumberPath) -> Response:
+        """The weights, in the order of the model's weight specs. Only those of the newest versions are kept."""
+        stream = self._aggregator.ReadVersion(ReadVersionRequest(task_id=task_id, version=version))
+        return await _streamed(request, stream, size="weights_size", chunk="weights_chunk", kind=OCTETS)
+
+    async def prove(
+        self, request: Request, task_id: TaskPath, version: NumberPath, digest: Digest, participant: Participant = ""
+    ) -> Response:
+        """The signed receipt of the contribution, and its path in the Merkle tree of the version."""
+        asked = ProveContributionRequest(
+            task_id=task_id, version=version, sha256=bytes.fromhex(digest), participant_id=participant
+        )
+        answer = await retrying(lambda: self._aggregator.ProveContribution(asked), seconds=ANSWER_WITHIN_S)
+        tag = hashlib.sha256(answer.proof.root + answer.proof.leaf).hexdigest()
+        body = msgspec.json.encode(proof_document(answer.proof))
+        return _answer(request, body, JSON, tag=tag, cached=FOR_GOOD)
+
+    async def read_key(self, request: Request) -> Response:
+        """As JSON, or as PEM where the path ends in `.pem` or `Accept` names it."""
+        answer = await retrying(lambda: self._aggregator.GetReceiptKey(GetReceiptKeyRequest()), seconds=ANSWER_WITHIN_S)
+        as_pem = request.url.path.endswith(".pem") or PEM in request.headers.get("accept", "")
+        body = answer.key.pem.encode() if as_pem else msgspec.json.encode(receipt_key_document(answer.key))
+        tag = f"{answer.key.key_id}-{'pem' if as_pem else 'json'}"
+        return _answer(request, body, PEM if as_pem else JSON, tag=tag, cached=FRESH, more={"Vary": "Accept"})
+
+
+async def _streamed(request: Request, stream: Any, *, size: str, chunk: str, kind: str) -> Response:
+    """A body as it comes, held nowhere. One that ends early breaks the connection: nobody takes it for whole."""
+    messages = aiter(stream)
+    try:
+        async with asyncio.timeout(IDLE_TIMEOUT_S):
+            first = await anext(messages, None)
+    except TimeoutError:
+        raise StoreUnavailable from None
+    if first is None or first.WhichOneof("part") != "header":
+        raise MalformedMessage(problem="the stream must begin with its header")
+    tag = first.header.sha256.hex()
+    if _is_known(request, tag):
+        stream.cancel()
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=_headers(tag, FOR_GOOD))
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                async with asyncio.timeout(IDLE_TIMEOUT_S):
+                    message = await anext(messages, None)
+                if message is None:
+                    return
+                yield getattr(message, chunk)
+        finally:
+            stream.cancel()
+
+    length = {"Content-Length": str(getattr(first.header, size))}
+    return StreamingResponse(body(), media_type=kind, headers=_headers(tag, FOR_GOOD) | length)
+
+
+def _answer(
+    request: Request, body: bytes, kind: str, *, tag: str, cached: str, more: Mapping[str, str] | None = None
+) -> Response:
+    headers = _headers(tag, cached) | dict(more or {})
+    if _is_known(request, tag):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(body, media_type=kind, headers=headers)
+
+
+def _is_known(request: Request, tag: str) -> bool:
+    known = {given.strip().removeprefix("W/") for given in request.headers.get("if-none-match", "").split(",")}
+    return f'"{tag}"' in known or "*" in known
+
+
+def _headers(tag: str, cached: str) -> dict[str, str]:
+    return {"ETag": f'"{tag}"', "Cache-Control": cached}
+
+
+def _fresh() -> dict[str, str]:
+    return {"Cache-Control": "no-store"}
+
+
+def _described(kinds: list[str]) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of the answers."""
+    problem: dict[str, Any] = {"content": {"application/problem+json": {}}}
+    return {
+        200: {"description": "As described above", "content": {kind: {} for kind in kinds}},
+        304: {"description": "What `If-None-Match` names is what is there"},
+        400: {"description": "INVALID_ID, MALFORMED_MESSAGE", **problem},
+        404: {"description": "TASK_NOT_FOUND, VERSION_NOT_FOUND, NOT_IN_VERSION, WRONG_SCHEME", **problem},
+        422: {"description": "INVALID_REQUEST: a number or a digest that is none", **problem},
+        503: {"description": "STORE_UNAVAILABLE: try again", **problem},
+    }
