@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.greetings import greeting
+from gateway.http_bodies import Bodies
 from gateway.http_edge import HttpEdge
 from gateway.http_history import HistoryRoutes
 from gateway.http_tasks import TaskRoutes
@@ -79,6 +80,7 @@ def create_app(settings: GatewaySettings, clients: ServiceClients, *, registry: 
     hub = Hub(clients.aggregator())
     versions = Versions(clients.aggregator(), limit_bytes=settings.max_message_bytes)
     models = Models(clients.task_service(), limit_bytes=settings.max_message_bytes)
+    bodies = Bodies(max_bytes=settings.max_message_bytes)
     readiness = Readiness(clients)
 
     @asynccontextmanager
@@ -90,8 +92,8 @@ def create_app(settings: GatewaySettings, clients: ServiceClients, *, registry: 
         title="Disco", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False, redoc_url=None
     )
     answer_with_problems(http)
-    tasks = TaskRoutes(settings, task_service=clients.task_service(), directory=directory, models=models)
-    http.include_router(HistoryRoutes(clients.aggregator()).router())
+    tasks = TaskRoutes(settings, task_service=clients.task_service(), directory=directory, models=models, bodies=bodies)
+    http.include_router(HistoryRoutes(clients.aggregator(), bodies=bodies).router())
     http.include_router(tasks.router())
     http.add_api_route("/healthz", _alive, methods=["GET"], tags=["health"], summary="Whether the process lives")
     http.add_api_route(

@@ -71,7 +71,7 @@ class HttpEdge:
         negotiated = negotiate_http(path, headers, query=query, default=self._default_dialect)
         path = negotiated.path.rstrip("/") or "/"
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        state = {**scope.get("state", {}), "negotiated": negotiated}
+        state = {**scope.get("state", {}), "negotiated": negotiated, "is_head": scope["method"] == "HEAD"}
         return {**scope, "path": path, "raw_path": path.encode(), "method": method, "state": state}
 
 
@@ -88,7 +88,7 @@ class _Answering:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["Access-Control-Allow-Origin"] = "*"
-            headers["Access-Control-Expose-Headers"] = "ETag, X-Request-Id, Retry-After"
+            headers["Access-Control-Expose-Headers"] = "ETag, X-Request-Id, Retry-After, Content-Range, Accept-Ranges"
             headers["X-Request-Id"] = self.request_id
         await self._send(message)
 

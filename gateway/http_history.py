@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
-from http import HTTPStatus
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -38,6 +37,7 @@ from gateway.history_documents import (
     round_document,
     version_document,
 )
+from gateway.http_bodies import FOR_GOOD, Bodies, ServedBody, StreamedBody
 from gateway.versions import IDLE_TIMEOUT_S
 from learning.refusals import MalformedMessage, StoreUnavailable
 from rpc.channel import retrying
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
 
 ANSWER_WITHIN_S = 5.0
-FOR_GOOD = "public, max-age=31536000, immutable"
-FRESH = "no-cache"
 JSON = "application/json"
 PEM = "application/x-pem-file"
 OCTETS = "application/octet-stream"
@@ -65,8 +63,9 @@ PageToken = Annotated[str, Query(description="`next_page_token` of the page befo
 class HistoryRoutes:
     """The routes and what they need."""
 
-    def __init__(self, aggregator: AggregatorServiceAsyncStub) -> None:
+    def __init__(self, aggregator: AggregatorServiceAsyncStub, *, bodies: Bodies) -> None:
         self._aggregator = aggregator
+        self._bodies = bodies
 
     def router(self) -> APIRouter:
         """To be included before the routes of files, which would take `round` and `versions` for files."""
@@ -100,7 +99,8 @@ class HistoryRoutes:
         page = await retrying(lambda: self._aggregator.ListVersions(asked), seconds=ANSWER_WITHIN_S)
         versions = [version_document(version) for version in page.versions]
         body = msgspec.json.encode({"versions": versions, "next_page_token": page.next_page_token})
-        return _answer(request, body, JSON, tag=hashlib.sha256(body).hexdigest(), cached=FRESH)
+        tag = f'"{hashlib.sha256(body).hexdigest()}"'
+        return await self._bodies.answer(request, ServedBody(JSON, body, tag))
 
     async def read_entry(self, request: Request, task_id: TaskPath, version: NumberPath) -> Response:
         """All contributions of a version, their Merkle root, what it was made from, and the digest of the entry before.
@@ -108,12 +108,12 @@ class HistoryRoutes:
         The SHA-256 of this very body is what the next entry states as `previous`.
         """
         stream = self._aggregator.ReadLedgerEntry(ReadLedgerEntryRequest(task_id=task_id, version=version))
-        return await _streamed(request, stream, size="entry_size", chunk="entry_chunk", kind=JSON)
+        return await self._streamed(request, stream, size="entry_size", chunk="entry_chunk", kind=JSON)
 
     async def read_weights(self, request: Request, task_id: TaskPath, version: NumberPath) -> Response:
         """The weights, in the order of the model's weight specs. Only those of the newest versions are kept."""
         stream = self._aggregator.ReadVersion(ReadVersionRequest(task_id=task_id, version=version))
-        return await _streamed(request, stream, size="weights_size", chunk="weights_chunk", kind=OCTETS)
+        return await self._streamed(request, stream, size="weights_size", chunk="weights_chunk", kind=OCTETS)
 
     async def prove(
         self, request: Request, task_id: TaskPath, version: NumberPath, digest: Digest, participant: Participant = ""
@@ -123,65 +123,45 @@ class HistoryRoutes:
             task_id=task_id, version=version, sha256=bytes.fromhex(digest), participant_id=participant
         )
         answer = await retrying(lambda: self._aggregator.ProveContribution(asked), seconds=ANSWER_WITHIN_S)
-        tag = hashlib.sha256(answer.proof.root + answer.proof.leaf).hexdigest()
+        tag = f'"{hashlib.sha256(answer.proof.root + answer.proof.leaf).hexdigest()}"'
         body = msgspec.json.encode(proof_document(answer.proof))
-        return _answer(request, body, JSON, tag=tag, cached=FOR_GOOD)
+        return await self._bodies.answer(request, ServedBody(JSON, body, tag), cached=FOR_GOOD)
 
     async def read_key(self, request: Request) -> Response:
         """As JSON, or as PEM where the path ends in `.pem` or `Accept` names it."""
         answer = await retrying(lambda: self._aggregator.GetReceiptKey(GetReceiptKeyRequest()), seconds=ANSWER_WITHIN_S)
         as_pem = request.url.path.endswith(".pem") or PEM in request.headers.get("accept", "")
         body = answer.key.pem.encode() if as_pem else msgspec.json.encode(receipt_key_document(answer.key))
-        tag = f"{answer.key.key_id}-{'pem' if as_pem else 'json'}"
-        return _answer(request, body, PEM if as_pem else JSON, tag=tag, cached=FRESH, more={"Vary": "Accept"})
+        served = ServedBody(PEM if as_pem else JSON, body, f'"{answer.key.key_id}-{"pem" if as_pem else "json"}"')
+        return await self._bodies.answer(request, served, headers={"Vary": "Accept"})
 
-
-async def _streamed(request: Request, stream: Any, *, size: str, chunk: str, kind: str) -> Response:
-    """A body as it comes, held nowhere. One that ends early breaks the connection: nobody takes it for whole."""
-    messages = aiter(stream)
-    try:
-        async with asyncio.timeout(IDLE_TIMEOUT_S):
-            first = await anext(messages, None)
-    except TimeoutError:
-        raise StoreUnavailable from None
-    if first is None or first.WhichOneof("part") != "header":
-        raise MalformedMessage(problem="the stream must begin with its header")
-    tag = first.header.sha256.hex()
-    if _is_known(request, tag):
-        stream.cancel()
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=_headers(tag, FOR_GOOD))
-
-    async def body() -> AsyncIterator[bytes]:
+    async def _streamed(self, request: Request, stream: Any, *, size: str, chunk: str, kind: str) -> Response:
+        """A body as it comes, held nowhere. One that ends early breaks the connection: nobody takes it for whole."""
+        messages = aiter(stream)
         try:
-            while True:
-                async with asyncio.timeout(IDLE_TIMEOUT_S):
-                    message = await anext(messages, None)
-                if message is None:
-                    return
-                yield getattr(message, chunk)
-        finally:
+            async with asyncio.timeout(IDLE_TIMEOUT_S):
+                first = await anext(messages, None)
+        except TimeoutError:
+            raise StoreUnavailable from None
+        if first is None or first.WhichOneof("part") != "header":
+            raise MalformedMessage(problem="the stream must begin with its header")
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            try:
+                while True:
+                    async with asyncio.timeout(IDLE_TIMEOUT_S):
+                        message = await anext(messages, None)
+                    if message is None:
+                        return
+                    yield getattr(message, chunk)
+            finally:
+                stream.cancel()
+
+        served = StreamedBody(kind, getattr(first.header, size), f'"{first.header.sha256.hex()}"', chunks)
+        response = await self._bodies.answer(request, served, cached=FOR_GOOD)
+        if not isinstance(response, StreamingResponse):
             stream.cancel()
-
-    length = {"Content-Length": str(getattr(first.header, size))}
-    return StreamingResponse(body(), media_type=kind, headers=_headers(tag, FOR_GOOD) | length)
-
-
-def _answer(
-    request: Request, body: bytes, kind: str, *, tag: str, cached: str, more: Mapping[str, str] | None = None
-) -> Response:
-    headers = _headers(tag, cached) | dict(more or {})
-    if _is_known(request, tag):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return Response(body, media_type=kind, headers=headers)
-
-
-def _is_known(request: Request, tag: str) -> bool:
-    known = {given.strip().removeprefix("W/") for given in request.headers.get("if-none-match", "").split(",")}
-    return f'"{tag}"' in known or "*" in known
-
-
-def _headers(tag: str, cached: str) -> dict[str, str]:
-    return {"ETag": f'"{tag}"', "Cache-Control": cached}
+        return response
 
 
 def _fresh() -> dict[str, str]:
@@ -193,9 +173,11 @@ def _described(kinds: list[str]) -> dict[int | str, dict[str, Any]]:
     problem: dict[str, Any] = {"content": {"application/problem+json": {}}}
     return {
         200: {"description": "As described above", "content": {kind: {} for kind in kinds}},
+        206: {"description": "The bytes that `Range` names", "content": {kind: {} for kind in kinds}},
         304: {"description": "What `If-None-Match` names is what is there"},
         400: {"description": "INVALID_ID, MALFORMED_MESSAGE", **problem},
         404: {"description": "TASK_NOT_FOUND, VERSION_NOT_FOUND, NOT_IN_VERSION, WRONG_SCHEME", **problem},
+        416: {"description": "RANGE_NOT_SATISFIABLE: there are no such bytes", **problem},
         422: {"description": "INVALID_REQUEST: a number or a digest that is none", **problem},
         503: {"description": "STORE_UNAVAILABLE: try again", **problem},
     }

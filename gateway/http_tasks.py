@@ -32,7 +32,8 @@ from gateway.dialects.model_bodies import training_config_of
 from gateway.dialects.model_uploads import PushedModel, parse_pushed_model
 from gateway.dialects.registry import RENDERINGS
 from gateway.dialects.task_uploads import parse_task
-from gateway.models import Models, ServedBody
+from gateway.http_bodies import Bodies, ServedBody
+from gateway.models import Models
 from gateway.own_machine import is_from_here
 from gateway.problems import problem
 from gateway.settings import GatewaySettings
@@ -63,7 +64,13 @@ class TaskRoutes:
     """The routes and what they need."""
 
     def __init__(
-        self, settings: GatewaySettings, *, task_service: TaskServiceAsyncStub, directory: TaskDirectory, models: Models
+        self,
+        settings: GatewaySettings,
+        *,
+        task_service: TaskServiceAsyncStub,
+        directory: TaskDirectory,
+        models: Models,
+        bodies: Bodies,
     ) -> None:
         self._creation = settings.effective_task_creation
         self._token = settings.task_token.get_secret_value()
@@ -71,6 +78,7 @@ class TaskRoutes:
         self._task_service = task_service
         self._directory = directory
         self._models = models
+        self._bodies = bodies
         # An upload takes many times its size while it is parsed: one at a time keeps that bounded.
         self._parsing = asyncio.Semaphore(1)
 
@@ -100,7 +108,7 @@ class TaskRoutes:
                 _log.debug("task.unrenderable", task_id=task.task_id, dialect=rendering.name, problem=str(error))
         body = msgspec.json.encode(rendered)
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-        return _served(request, ServedBody("application/json", body, tag))
+        return await self._bodies.answer(request, ServedBody("application/json", body, tag), headers={"Vary": VARY})
 
     async def read_file(self, request: Request, task_id: str, file: str) -> Response:
         """The newest model of a task in the words of the generation that asks, or its weights alone."""
@@ -118,7 +126,7 @@ class TaskRoutes:
                 await self._directory.entry(task_id)
                 detail = f"Task {task_id} has the files model.json and weights.bin, and no other."
                 return problem(HTTPStatus.NOT_FOUND, "FILE_NOT_FOUND", detail)
-        return _served(request, served)
+        return await self._bodies.answer(request, served, headers={"Vary": VARY})
 
     async def create_task(self, request: Request) -> Response:
         """Creates a task from `{"task" or "newTask": …, "model": …}`, in any spelling a Disco client has."""
@@ -192,11 +200,3 @@ def _model_for(task: Task, model: PushedModel) -> Model:
     if model.kind == Model.KIND_TFJS and not model.training_config_json:
         model = replace(model, training_config_json=training_config_of(task))
     return model.without_weights()
-
-
-def _served(request: Request, served: ServedBody) -> Response:
-    headers = {"ETag": served.tag, "Vary": VARY, "Cache-Control": "no-cache"}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if served.tag in known or "*" in known:
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return Response(served.body, media_type=served.content_type, headers=headers)

@@ -26,6 +26,15 @@ class ModelBody:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ModelHead:
+    """What of such an answer depends on no weight: the whole of it, or, where `weights_follow`, all before them."""
+
+    content_type: str
+    octets: bytes
+    weights_follow: bool
+
+
 class Rendering(Protocol):
     """Documents over HTTP for one client generation."""
 
@@ -40,6 +49,13 @@ class Rendering(Protocol):
         """The model with `weights` (canonical, of `model.weight_specs`) as this generation reads it.
 
         Raises InvalidModel where this generation cannot run such a model.
+        """
+
+    def render_head(self, model: Model, weights_size: int) -> ModelHead | None:
+        """The same body up to its `weights_size` bytes of canonical weights; None where they do not stand in it as
+        they are.
+
+        Raises InvalidModel as `render_model` does.
         """
 
 

@@ -26,7 +26,7 @@ import msgspec
 from disco.task.v1.task_pb2 import Model
 
 from gateway.dialects import model_bodies, task_documents, weights_document
-from gateway.dialects.dialect import ModelBody
+from gateway.dialects.dialect import ModelBody, ModelHead
 from gateway.dialects.frame_fields import federated_fields, peer_fields
 from gateway.dialects.manners import Answering, Manners
 from gateway.dialects.messages import (
@@ -117,6 +117,9 @@ class G21:
 
     def render_model(self, model: Model, weights: bytes | memoryview) -> ModelBody:
         return model_bodies.render_g21(model, weights)
+
+    def render_head(self, model: Model, weights_size: int) -> ModelHead | None:
+        return model_bodies.g21_head(model, weights_size)
 
 
 def _fields_of(message: ServerMessage) -> dict[str, object]:

@@ -12,7 +12,7 @@ import msgspec
 from disco.task.v1.task_pb2 import Model
 
 from gateway.dialects import model_bodies, task_documents, weights_document
-from gateway.dialects.dialect import ModelBody
+from gateway.dialects.dialect import ModelBody, ModelHead
 from gateway.dialects.frame_fields import federated_fields
 from gateway.dialects.g22 import G22, MANNERS, fields_shared_with_g30
 from gateway.dialects.manners import Manners
@@ -73,3 +73,6 @@ class G30:
 
     def render_model(self, model: Model, weights: bytes | memoryview) -> ModelBody:
         return model_bodies.render_g22(model, weights)
+
+    def render_head(self, model: Model, weights_size: int) -> ModelHead | None:
+        return model_bodies.layers_head(model, weights_size)

@@ -28,7 +28,7 @@ import msgspec
 from disco.task.v1.task_pb2 import Model
 
 from gateway.dialects import model_bodies, task_documents, weights_document
-from gateway.dialects.dialect import ModelBody
+from gateway.dialects.dialect import ModelBody, ModelHead
 from gateway.dialects.frame_fields import federated_fields, peer_fields
 from gateway.dialects.manners import Answering, Manners
 from gateway.dialects.messages import (
@@ -103,6 +103,9 @@ class GDV:
 
     def render_model(self, model: Model, weights: bytes | memoryview) -> ModelBody:
         return model_bodies.render_gdv(model, weights)
+
+    def render_head(self, model: Model, weights_size: int) -> ModelHead | None:
+        return model_bodies.layers_head(model, weights_size)
 
 
 def _fields_of(message: ServerMessage) -> dict[str, object]:

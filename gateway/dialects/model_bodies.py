@@ -1,6 +1,7 @@
 """Models as the bodies that client generations read (protocol sections 3.1 and 3.3).
 
-The way back is `parse_pushed_model` in `gateway.dialects.model_uploads`. Knows no
+The way back is `parse_pushed_model` in `gateway.dialects.model_uploads`. A head is
+what can be sent before the weights are there. Knows no
 HTTP, and nothing of layers: a topology is a JSON object that passes through.
 
     g21        JSON array of the bytes of msgpack(ART)
@@ -18,20 +19,23 @@ import numpy as np
 from disco.task.v1.task_pb2 import Model
 
 from gateway.dialects import byte_array, weights_document
-from gateway.dialects.dialect import ModelBody
+from gateway.dialects.dialect import ModelBody, ModelHead
 from gateway.dialects.messages import Shapes
 from gateway.dialects.model_uploads import ARRAY_BUFFER, PushedModel, parse_pushed_model
-from learning.refusals import InvalidModel
+from learning.refusals import InvalidModel, TooLarge
 from learning.task import Task
 
 __all__ = [
     "PushedModel",
+    "g21_head",
+    "layers_head",
     "parse_pushed_model",
     "render_g21",
     "render_g22",
     "render_gdv",
     "render_tfjs",
     "shapes_of",
+    "tfjs_head",
     "training_config_of",
 ]
 
@@ -40,6 +44,8 @@ _BINARY: Final = "application/octet-stream"
 _GENERATED_BY: Final = "Disco"
 _TFJS, _GPT = 0, 1
 """How a body says what kind of model follows."""
+_EMPTY_BUFFER: Final = bytes((0xC7, 0, ARRAY_BUFFER))
+"""An ArrayBuffer of no bytes in msgpack."""
 
 _OPTIMIZERS: Final = {
     "sgd": "SGD",
@@ -75,10 +81,34 @@ def render_gdv(model: Model, weights: bytes | memoryview) -> ModelBody:
 
 def render_tfjs(model: Model, weights: bytes | memoryview) -> ModelBody:
     """The topology alone: what `weights.bin` beside it must hold are the canonical weights as they are."""
+    head = tfjs_head(model, len(memoryview(weights).cast("B")))
+    return ModelBody(head.content_type, head.octets)
+
+
+def g21_head(model: Model, weights_size: int) -> ModelHead | None:
+    """There is none: the weights are written as decimal numbers."""
     _require_layers(model)
-    assert len(memoryview(weights).cast("B")) == 4 * sum(np.prod(shape, dtype=int) for shape in shapes_of(model))
+    return None
+
+
+def layers_head(model: Model, weights_size: int) -> ModelHead | None:
+    """For G22, G30 and GDV: the weights of layers end the body as they are; those of a GPT are written otherwise."""
+    if model.kind == Model.KIND_GPT:
+        return None
+    _require_layers(model)
+    if not model.training_config_json:
+        raise InvalidModel(problem="it has no training configuration, and these clients refuse a model without")
+    head = _msgpack([_TFJS, _artifacts(model, b"")])
+    assert head.endswith(_EMPTY_BUFFER), "the weights come last"
+    return ModelHead(_BINARY, head.removesuffix(_EMPTY_BUFFER) + _array_buffer_header(weights_size), True)
+
+
+def tfjs_head(model: Model, weights_size: int) -> ModelHead:
+    """The whole of it: the weights are in a file of their own."""
+    _require_layers(model)
+    assert weights_size == 4 * sum(np.prod(shape, dtype=int) for shape in shapes_of(model))
     manifest = [{"paths": ["weights.bin"], "weights": _weight_specs(model)}]
-    return ModelBody(_JSON, msgspec.json.encode(_description(model) | {"weightsManifest": manifest}))
+    return ModelHead(_JSON, msgspec.json.encode(_description(model) | {"weightsManifest": manifest}), False)
 
 
 def json_byte_array(document: bytes) -> bytes:
@@ -112,10 +142,20 @@ def training_config_of(task: Task) -> bytes:
 
 
 def _layers(model: Model, weights: bytes | memoryview) -> ModelBody:
-    _require_layers(model)
-    if not model.training_config_json:
-        raise InvalidModel(problem="it has no training configuration, and these clients refuse a model without")
-    return ModelBody(_BINARY, _msgpack([_TFJS, _artifacts(model, weights)]))
+    octets = memoryview(weights).cast("B")
+    head = layers_head(model, len(octets))
+    assert head is not None, "only a GPT has none"
+    return ModelBody(head.content_type, b"".join((head.octets, octets)))
+
+
+def _array_buffer_header(size: int) -> bytes:
+    """As msgpack writes an extension of `size` bytes."""
+    if size in (1, 2, 4, 8, 16):
+        return bytes((0xD4 + size.bit_length() - 1, ARRAY_BUFFER))
+    for code, width in ((0xC7, 1), (0xC8, 2), (0xC9, 4)):
+        if size < 1 << 8 * width:
+            return bytes((code,)) + size.to_bytes(width, "big") + bytes((ARRAY_BUFFER,))
+    raise TooLarge(limit_bytes=(1 << 32) - 1)
 
 
 def _gpt(model: Model, encoded_weights: bytes | msgspec.Raw) -> ModelBody:

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.dialects.registry import RENDERINGS
+from gateway.http_bodies import ServedBody, StreamedBody
 from gateway.models import Models
 from gateway.service_clients import ServiceClients
 from gateway.settings import GatewaySettings
@@ -56,3 +57,34 @@ async def test_unknown_task_and_model_over_the_limit_are_refused(models: Models,
         await models.shard("unknown")
     with pytest.raises(TooLarge):
         await Models(clients.task_service(), limit_bytes=8).shard("fed")
+
+
+@pytest.mark.parametrize("name", ["gdv", "g22", "g30", "superset"])
+async def test_large_model_is_streamed_to_each_reader_with_the_bytes_of_a_held_one(
+    models: Models, clients: ServiceClients, services: Services, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    held = await models.model("fed", RENDERINGS[name])
+    assert isinstance(held, ServedBody)
+    monkeypatch.setattr("gateway.models.HELD_TO_BYTES", 0)
+    streamed = await Models(clients.task_service(), limit_bytes=1 << 20).model("fed", RENDERINGS[name])
+    assert isinstance(streamed, StreamedBody)
+    assert (streamed.content_type, streamed.size, streamed.tag) == (held.content_type, held.size, held.tag)
+    for _ in range(2):
+        assert b"".join([chunk async for chunk in streamed.chunks()]) == held.body
+
+
+async def test_topology_of_a_large_model_is_read_without_its_weights(
+    models: Models, clients: ServiceClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = await models.model("fed", RENDERINGS["tfjs"])
+    monkeypatch.setattr("gateway.models.collect", None)
+    assert await Models(clients.task_service(), limit_bytes=8).model("fed", RENDERINGS["tfjs"]) == whole
+
+
+async def test_weights_written_as_numbers_are_held_however_large(
+    clients: ServiceClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.models.HELD_TO_BYTES", 0)
+    assert isinstance(
+        await Models(clients.task_service(), limit_bytes=1 << 20).model("fed", RENDERINGS["g21"]), ServedBody
+    )

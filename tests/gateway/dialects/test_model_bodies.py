@@ -119,3 +119,24 @@ def test_what_the_task_says_of_compiling_becomes_a_training_configuration() -> N
         "class_name": "Adam",
         "config": {},
     }
+
+
+@pytest.mark.parametrize("dialect", ["g22", "g30", "gdv", "superset"])
+@pytest.mark.parametrize("weights", [1, 2, 4, 63, 64, 16383, 16384])
+def test_what_comes_before_the_weights_is_known_without_them(dialect: str, weights: int) -> None:
+    # Up to 16 bytes, up to 255, up to 65535, more: msgpack writes each of these lengths in another way.
+    model = Model()
+    model.CopyFrom(TFJS)
+    octets = bytes(4 * weights)
+    head = RENDERINGS[dialect].render_head(model, len(octets))
+    assert head is not None
+    assert head.weights_follow
+    artifacts = {**ARTIFACTS, "weightData": msgspec.msgpack.Ext(0x1A, octets)}
+    assert head.octets + octets == msgspec.msgpack.encode([0, artifacts])
+    assert RENDERINGS[dialect].render_model(model, octets).body == head.octets + octets
+
+
+def test_weights_written_as_numbers_have_no_head() -> None:
+    assert RENDERINGS["g21"].render_head(TFJS, len(WEIGHTS)) is None
+    for dialect in ("g22", "g30", "gdv"):
+        assert RENDERINGS[dialect].render_head(GPT, len(GPT_WEIGHTS)) is None
