@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from learning.privacy import CentralPrivacy
 from learning.refusals import InvalidTask
 
 
@@ -64,6 +65,7 @@ class Aggregation:
     radius                  what differs from the current model by more is shortened to this length; or
     radius_quantile         this quantile of the lengths of the round is the radius
     iterations              how often that is done, each time around what came out before
+    privacy                 changes are clipped and noise is added before anything else is done with their mean
 
     Raises InvalidTask.
     """
@@ -78,10 +80,11 @@ class Aggregation:
     radius: float | None = None
     radius_quantile: float | None = None
     iterations: int | None = None
+    privacy: CentralPrivacy | None = None
 
     def __post_init__(self) -> None:
         known = DEFAULTS[self.rule]
-        for name in (name for name in self.__dataclass_fields__ if name != "rule"):
+        for name in (name for name in self.__dataclass_fields__ if name not in ("rule", "privacy")):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -99,6 +102,12 @@ class Aggregation:
         _check(quantile is None or 0 < quantile < 1, "radius_quantile", "must be above 0 and below 1")
         _check(radius is None or quantile is None, "radius_quantile", "cannot be given together with a radius")
         _check(iterations is None or 1 <= iterations <= MAX_ITERATIONS, "iterations", "must be 1 to 100")
+        _check(
+            self.privacy is None or not self.needs_contributions,
+            "privacy",
+            f"cannot be combined with the rule {self.rule.value}: how far one contribution can move its result has no "
+            "bound that noise could hide; choose mean, or a server optimizer",
+        )
 
     @property
     def needs_contributions(self) -> bool:

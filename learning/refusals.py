@@ -6,6 +6,7 @@
     │   │   InvalidPolicy, WrongScheme, TaskCreationDenied
     │   ├── InvalidWeights, WeightsNotFinite, WeightsOutOfBound, DigestMismatch
     │   ├── RoundStale, RoundAhead, DuplicateContribution, WeightCapReached
+    │   ├── PrivacyBudgetSpent, PrivacyNotAccounted
     │   ├── TooLarge, MalformedMessage, SlowConsumer, StreamStalled
     │   ├── VersionNotFound, NotInVersion
     │   └── PeerNotConnected, PeerReplaced
@@ -115,6 +116,22 @@ class DuplicateContribution(Refusal):
 class WeightCapReached(Refusal):
     reason = "WEIGHT_CAP_REACHED"
     sentence = "The round's total weight may not exceed {cap}. Wait for the next round or send fewer samples at once."
+
+
+class PrivacyBudgetSpent(Refusal):
+    reason = "PRIVACY_BUDGET_SPENT"
+    sentence = (
+        "The task {task_id} takes no more contributions: its versions have come to ε = {epsilon} at δ = {delta}, and one "
+        "more would exceed its privacy budget of {epsilon_budget}. Its newest version can be read as ever."
+    )
+
+
+class PrivacyNotAccounted(Refusal):
+    reason = "PRIVACY_NOT_ACCOUNTED"
+    sentence = (
+        "This server cannot account for differential privacy: dp-accounting is not installed. Install "
+        "disco-server[privacy], wherever a task service or an aggregator runs."
+    )
 
 
 class TooLarge(Refusal):

@@ -23,24 +23,27 @@ _sym_db = _symbol_database.Default()
 
 
 from disco.task.v1 import policy_pb2 as disco_dot_task_dot_v1_dot_policy__pb2
+from disco.task.v1 import task_pb2 as disco_dot_task_dot_v1_dot_task__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64isco/aggregator/v1/round.proto\x12\x13\x64isco.aggregator.v1\x1a\x1a\x64isco/task/v1/policy.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x05\n\x05Round\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .disco.aggregator.v1.Round.State\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x14\n\x0cparticipants\x18\x06 \x01(\x04\x12\x15\n\rcontributions\x18\x07 \x01(\x04\x12\x1c\n\x14\x63ontributions_needed\x18\x08 \x01(\x04\x12\x14\n\x0ctotal_weight\x18\t \x01(\x04\x12,\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x07waiting\x18\x0b \x01(\x0e\x32\".disco.aggregator.v1.Round.Waiting\x12\x18\n\x10waiting_sentence\x18\x0c \x01(\t\x12\x1a\n\x12last_contributions\x18\r \x01(\x04\x12\x1a\n\x12\x63ontributions_ever\x18\x0e \x01(\x04\x12%\n\x06policy\x18\x0f \x01(\x0b\x32\x15.disco.task.v1.Policy\"K\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_COLLECTING\x10\x01\x12\x15\n\x11STATE_AGGREGATING\x10\x02\"\x8d\x01\n\x07Waiting\x12\x17\n\x13WAITING_UNSPECIFIED\x10\x00\x12\x1e\n\x1aWAITING_FIRST_CONTRIBUTION\x10\x01\x12\x1c\n\x18WAITING_MIN_PARTICIPANTS\x10\x02\x12\x12\n\x0eWAITING_QUORUM\x10\x03\x12\x17\n\x13WAITING_AGGREGATION\x10\x04\"\x96\x01\n\x07Receipt\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x16\n\x0eparticipant_id\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x0e\n\x06weight\x18\x05 \x01(\x04\x12\x10\n\x08position\x18\x06 \x01(\x04\x12\x11\n\tsignature\x18\x07 \x01(\x0c\x12\x0e\n\x06key_id\x18\x08 \x01(\t\"=\n\nReceiptKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0b\n\x03pem\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64isco/aggregator/v1/round.proto\x12\x13\x64isco.aggregator.v1\x1a\x1a\x64isco/task/v1/policy.proto\x1a\x18\x64isco/task/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x05\n\x05Round\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .disco.aggregator.v1.Round.State\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x14\n\x0cparticipants\x18\x06 \x01(\x04\x12\x15\n\rcontributions\x18\x07 \x01(\x04\x12\x1c\n\x14\x63ontributions_needed\x18\x08 \x01(\x04\x12\x14\n\x0ctotal_weight\x18\t \x01(\x04\x12,\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x07waiting\x18\x0b \x01(\x0e\x32\".disco.aggregator.v1.Round.Waiting\x12\x18\n\x10waiting_sentence\x18\x0c \x01(\t\x12\x1a\n\x12last_contributions\x18\r \x01(\x04\x12\x1a\n\x12\x63ontributions_ever\x18\x0e \x01(\x04\x12%\n\x06policy\x18\x0f \x01(\x0b\x32\x15.disco.task.v1.Policy\x12\x34\n\x07privacy\x18\x10 \x01(\x0b\x32#.disco.aggregator.v1.PrivacyAccount\"K\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_COLLECTING\x10\x01\x12\x15\n\x11STATE_AGGREGATING\x10\x02\"\xa9\x01\n\x07Waiting\x12\x17\n\x13WAITING_UNSPECIFIED\x10\x00\x12\x1e\n\x1aWAITING_FIRST_CONTRIBUTION\x10\x01\x12\x1c\n\x18WAITING_MIN_PARTICIPANTS\x10\x02\x12\x12\n\x0eWAITING_QUORUM\x10\x03\x12\x17\n\x13WAITING_AGGREGATION\x10\x04\x12\x1a\n\x16WAITING_PRIVACY_BUDGET\x10\x05\"\x98\x01\n\x0ePrivacyAccount\x12\x31\n\nparameters\x18\x01 \x01(\x0b\x32\x1d.disco.task.v1.CentralPrivacy\x12\x16\n\x0enoisy_versions\x18\x02 \x01(\x04\x12\x0f\n\x07\x65psilon\x18\x03 \x01(\x01\x12\x19\n\x0cnext_epsilon\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_next_epsilon\"\x96\x01\n\x07Receipt\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x16\n\x0eparticipant_id\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x0e\n\x06weight\x18\x05 \x01(\x04\x12\x10\n\x08position\x18\x06 \x01(\x04\x12\x11\n\tsignature\x18\x07 \x01(\x0c\x12\x0e\n\x06key_id\x18\x08 \x01(\t\"=\n\nReceiptKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0b\n\x03pem\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'disco.aggregator.v1.round_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUND']._serialized_start=118
-  _globals['_ROUND']._serialized_end=780
-  _globals['_ROUND_STATE']._serialized_start=561
-  _globals['_ROUND_STATE']._serialized_end=636
-  _globals['_ROUND_WAITING']._serialized_start=639
-  _globals['_ROUND_WAITING']._serialized_end=780
-  _globals['_RECEIPT']._serialized_start=783
-  _globals['_RECEIPT']._serialized_end=933
-  _globals['_RECEIPTKEY']._serialized_start=935
-  _globals['_RECEIPTKEY']._serialized_end=996
+  _globals['_ROUND']._serialized_start=144
+  _globals['_ROUND']._serialized_end=888
+  _globals['_ROUND_STATE']._serialized_start=641
+  _globals['_ROUND_STATE']._serialized_end=716
+  _globals['_ROUND_WAITING']._serialized_start=719
+  _globals['_ROUND_WAITING']._serialized_end=888
+  _globals['_PRIVACYACCOUNT']._serialized_start=891
+  _globals['_PRIVACYACCOUNT']._serialized_end=1043
+  _globals['_RECEIPT']._serialized_start=1046
+  _globals['_RECEIPT']._serialized_end=1196
+  _globals['_RECEIPTKEY']._serialized_start=1198
+  _globals['_RECEIPTKEY']._serialized_end=1259
 # @@protoc_insertion_point(module_scope)

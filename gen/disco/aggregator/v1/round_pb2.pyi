@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from disco.task.v1 import policy_pb2 as _policy_pb2
+from disco.task.v1 import task_pb2 as _task_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -64,6 +65,8 @@ class Round(_message.Message):
         """The quorum is not complete; the deadline is running."""
         WAITING_AGGREGATION: Round._Waiting.ValueType  # 4
         """An aggregator is computing the next version."""
+        WAITING_PRIVACY_BUDGET: Round._Waiting.ValueType  # 5
+        """Nothing: one more version would exceed the task's privacy budget. Contributions are refused."""
 
     class Waiting(_Waiting, metaclass=_WaitingEnumTypeWrapper):
         """What the round waits for."""
@@ -78,6 +81,8 @@ class Round(_message.Message):
     """The quorum is not complete; the deadline is running."""
     WAITING_AGGREGATION: Round.Waiting.ValueType  # 4
     """An aggregator is computing the next version."""
+    WAITING_PRIVACY_BUDGET: Round.Waiting.ValueType  # 5
+    """Nothing: one more version would exceed the task's privacy budget. Contributions are refused."""
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
@@ -94,6 +99,7 @@ class Round(_message.Message):
     LAST_CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     CONTRIBUTIONS_EVER_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Which task."""
     number: _builtins.int
@@ -128,6 +134,10 @@ class Round(_message.Message):
     def policy(self) -> _policy_pb2.Policy:
         """The policy in force, every field set."""
 
+    @_builtins.property
+    def privacy(self) -> Global___PrivacyAccount:
+        """What the versions so far have come to. Absent where the task asks for no differential privacy."""
+
     def __init__(
         self,
         *,
@@ -146,14 +156,56 @@ class Round(_message.Message):
         last_contributions: _builtins.int = ...,
         contributions_ever: _builtins.int = ...,
         policy: _policy_pb2.Policy | None = ...,
+        privacy: Global___PrivacyAccount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "policy", b"policy", "privacy", b"privacy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "contributions_ever", b"contributions_ever", "contributions_needed", b"contributions_needed", "deadline", b"deadline", "last_contributions", b"last_contributions", "number", b"number", "participants", b"participants", "policy", b"policy", "revision", b"revision", "state", b"state", "task_id", b"task_id", "total_weight", b"total_weight", "version", b"version", "waiting", b"waiting", "waiting_sentence", b"waiting_sentence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "contributions_ever", b"contributions_ever", "contributions_needed", b"contributions_needed", "deadline", b"deadline", "last_contributions", b"last_contributions", "number", b"number", "participants", b"participants", "policy", b"policy", "privacy", b"privacy", "revision", b"revision", "state", b"state", "task_id", b"task_id", "total_weight", b"total_weight", "version", b"version", "waiting", b"waiting", "waiting_sentence", b"waiting_sentence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Round: _TypeAlias = Round  # noqa: Y015
+
+@_typing.final
+class PrivacyAccount(_message.Message):
+    """What the versions of a task have come to in differential privacy: the
+    composition of one Gaussian mechanism for each version with noise, as if every
+    participant had contributed to all of them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    NOISY_VERSIONS_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    NEXT_EPSILON_FIELD_NUMBER: _builtins.int
+    noisy_versions: _builtins.int
+    """Versions with noise so far; in a fork with those of its source up to the version it began with."""
+    epsilon: _builtins.float
+    """The ε that they come to at `parameters.delta`, rounded up."""
+    next_epsilon: _builtins.float
+    """The ε that one more would come to. Set in a Round only."""
+    @_builtins.property
+    def parameters(self) -> _task_pb2.CentralPrivacy:
+        """What the task asks for."""
+
+    def __init__(
+        self,
+        *,
+        parameters: _task_pb2.CentralPrivacy | None = ...,
+        noisy_versions: _builtins.int = ...,
+        epsilon: _builtins.float = ...,
+        next_epsilon: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_epsilon", b"_next_epsilon", "next_epsilon", b"next_epsilon", "parameters", b"parameters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_epsilon", b"_next_epsilon", "epsilon", b"epsilon", "next_epsilon", b"next_epsilon", "noisy_versions", b"noisy_versions", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_epsilon: _TypeAlias = _typing.Literal["next_epsilon"]  # noqa: Y015
+    _WhichOneofArgType__next_epsilon: _TypeAlias = _typing.Literal["_next_epsilon", b"_next_epsilon"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_epsilon) -> _WhichOneofReturnType__next_epsilon | None: ...
+
+Global___PrivacyAccount: _TypeAlias = PrivacyAccount  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):

@@ -71,6 +71,7 @@ class Version(_message.Message):
     KEPT_FIELD_NUMBER: _builtins.int
     RESTORED_VERSION_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Which task."""
     number: _builtins.int
@@ -116,6 +117,12 @@ class Version(_message.Message):
     def source(self) -> Global___Version.Source:
         """Set where `rule` is "fork"."""
 
+    @_builtins.property
+    def privacy(self) -> _round_pb2.PrivacyAccount:
+        """Set where the task asks for differential privacy: what this version and those
+        before it have come to. `rule` then made it of clipped changes with noise.
+        """
+
     def __init__(
         self,
         *,
@@ -134,10 +141,11 @@ class Version(_message.Message):
         kept: _builtins.bool = ...,
         restored_version: _builtins.int | None = ...,
         source: Global___Version.Source | None = ...,
+        privacy: _round_pb2.PrivacyAccount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_restored_version", b"_restored_version", "create_time", b"create_time", "restored_version", b"restored_version", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_restored_version", b"_restored_version", "create_time", b"create_time", "privacy", b"privacy", "restored_version", b"restored_version", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_restored_version", b"_restored_version", "base_sha256", b"base_sha256", "contributions", b"contributions", "create_time", b"create_time", "entry_sha256", b"entry_sha256", "kept", b"kept", "merkle_root", b"merkle_root", "number", b"number", "previous_entry_sha256", b"previous_entry_sha256", "restored_version", b"restored_version", "rule", b"rule", "source", b"source", "task_id", b"task_id", "total_weight", b"total_weight", "weight_cap", b"weight_cap", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_restored_version", b"_restored_version", "base_sha256", b"base_sha256", "contributions", b"contributions", "create_time", b"create_time", "entry_sha256", b"entry_sha256", "kept", b"kept", "merkle_root", b"merkle_root", "number", b"number", "previous_entry_sha256", b"previous_entry_sha256", "privacy", b"privacy", "restored_version", b"restored_version", "rule", b"rule", "source", b"source", "task_id", b"task_id", "total_weight", b"total_weight", "weight_cap", b"weight_cap", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__restored_version: _TypeAlias = _typing.Literal["restored_version"]  # noqa: Y015
     _WhichOneofArgType__restored_version: _TypeAlias = _typing.Literal["_restored_version", b"_restored_version"]  # noqa: Y015

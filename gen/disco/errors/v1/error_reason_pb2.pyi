@@ -90,6 +90,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A bug in the server; logged there with the request id. INTERNAL. metadata: requestId."""
     ERROR_REASON_NOT_IN_VERSION: _ErrorReason.ValueType  # 28
     """No contribution with this digest is in this version. NOT_FOUND. metadata: digest, version."""
+    ERROR_REASON_PRIVACY_BUDGET_SPENT: _ErrorReason.ValueType  # 29
+    """One more version would exceed the privacy budget of the task; its versions can be read as ever.
+    FAILED_PRECONDITION. metadata: taskId, epsilon, delta, epsilonBudget.
+    """
+    ERROR_REASON_PRIVACY_NOT_ACCOUNTED: _ErrorReason.ValueType  # 30
+    """The task asks for differential privacy, and this server lacks the library that accounts for it. FAILED_PRECONDITION."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a caller of Disco may be given for a refusal or a fault.
@@ -168,4 +174,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """A bug in the server; logged there with the request id. INTERNAL. metadata: requestId."""
 ERROR_REASON_NOT_IN_VERSION: ErrorReason.ValueType  # 28
 """No contribution with this digest is in this version. NOT_FOUND. metadata: digest, version."""
+ERROR_REASON_PRIVACY_BUDGET_SPENT: ErrorReason.ValueType  # 29
+"""One more version would exceed the privacy budget of the task; its versions can be read as ever.
+FAILED_PRECONDITION. metadata: taskId, epsilon, delta, epsilonBudget.
+"""
+ERROR_REASON_PRIVACY_NOT_ACCOUNTED: ErrorReason.ValueType  # 30
+"""The task asks for differential privacy, and this server lacks the library that accounts for it. FAILED_PRECONDITION."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

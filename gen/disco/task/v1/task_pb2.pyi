@@ -216,6 +216,7 @@ class Aggregation(_message.Message):
     RADIUS_FIELD_NUMBER: _builtins.int
     RADIUS_QUANTILE_FIELD_NUMBER: _builtins.int
     ITERATIONS_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
     rule: Global___Aggregation.Rule.ValueType
     """What is made of the contributions."""
     server_learning_rate: _builtins.float
@@ -236,6 +237,10 @@ class Aggregation(_message.Message):
     """Instead of `radius`: the quantile of the lengths of the round that is the radius; above 0 and below 1."""
     iterations: _builtins.int
     """How often it is done, each time around what came out before; 1 to 100."""
+    @_builtins.property
+    def privacy(self) -> Global___CentralPrivacy:
+        """Central differential privacy, with RULE_MEAN and the server optimizers. Absent: none."""
+
     def __init__(
         self,
         *,
@@ -249,10 +254,11 @@ class Aggregation(_message.Message):
         radius: _builtins.float | None = ...,
         radius_quantile: _builtins.float | None = ...,
         iterations: _builtins.int | None = ...,
+        privacy: Global___CentralPrivacy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_iterations", b"_iterations", "_momentum", b"_momentum", "_radius", b"_radius", "_radius_quantile", b"_radius_quantile", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "_trim_fraction", b"_trim_fraction", "beta1", b"beta1", "beta2", b"beta2", "iterations", b"iterations", "momentum", b"momentum", "radius", b"radius", "radius_quantile", b"radius_quantile", "server_learning_rate", b"server_learning_rate", "tau", b"tau", "trim_fraction", b"trim_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_iterations", b"_iterations", "_momentum", b"_momentum", "_radius", b"_radius", "_radius_quantile", b"_radius_quantile", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "_trim_fraction", b"_trim_fraction", "beta1", b"beta1", "beta2", b"beta2", "iterations", b"iterations", "momentum", b"momentum", "privacy", b"privacy", "radius", b"radius", "radius_quantile", b"radius_quantile", "server_learning_rate", b"server_learning_rate", "tau", b"tau", "trim_fraction", b"trim_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_iterations", b"_iterations", "_momentum", b"_momentum", "_radius", b"_radius", "_radius_quantile", b"_radius_quantile", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "_trim_fraction", b"_trim_fraction", "beta1", b"beta1", "beta2", b"beta2", "iterations", b"iterations", "momentum", b"momentum", "radius", b"radius", "radius_quantile", b"radius_quantile", "rule", b"rule", "server_learning_rate", b"server_learning_rate", "tau", b"tau", "trim_fraction", b"trim_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_iterations", b"_iterations", "_momentum", b"_momentum", "_radius", b"_radius", "_radius_quantile", b"_radius_quantile", "_server_learning_rate", b"_server_learning_rate", "_tau", b"_tau", "_trim_fraction", b"_trim_fraction", "beta1", b"beta1", "beta2", b"beta2", "iterations", b"iterations", "momentum", b"momentum", "privacy", b"privacy", "radius", b"radius", "radius_quantile", b"radius_quantile", "rule", b"rule", "server_learning_rate", b"server_learning_rate", "tau", b"tau", "trim_fraction", b"trim_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
@@ -292,6 +298,46 @@ class Aggregation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__trim_fraction) -> _WhichOneofReturnType__trim_fraction | None: ...
 
 Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
+
+@_typing.final
+class CentralPrivacy(_message.Message):
+    """Central differential privacy, one participant at a time: what a contribution changes,
+    compared with the version it started from, is shortened to `clipping_norm`; to the
+    weighted sum of a round Gaussian noise of `noise_multiplier` · `clipping_norm` · its
+    heaviest weight is added, once; the sum is divided by the total weight. Every
+    contribution weighs what its lateness says, whatever its samples. The aggregators see
+    the contributions themselves.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIPPING_NORM_FIELD_NUMBER: _builtins.int
+    NOISE_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    EPSILON_BUDGET_FIELD_NUMBER: _builtins.int
+    clipping_norm: _builtins.float
+    """Length over all weights together; above 0."""
+    noise_multiplier: _builtins.float
+    """Standard deviation of the noise in clipping norms; above 0 (at least 0.01), at most 10^4."""
+    delta: _builtins.float
+    """The δ at which ε is stated; above 0 (at least 10^-15) and below 1."""
+    epsilon_budget: _builtins.float
+    """The task stops before its versions come to a greater ε. One round must fit."""
+    def __init__(
+        self,
+        *,
+        clipping_norm: _builtins.float = ...,
+        noise_multiplier: _builtins.float = ...,
+        delta: _builtins.float = ...,
+        epsilon_budget: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clipping_norm", b"clipping_norm", "delta", b"delta", "epsilon_budget", b"epsilon_budget", "noise_multiplier", b"noise_multiplier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CentralPrivacy: _TypeAlias = CentralPrivacy  # noqa: Y015
 
 @_typing.final
 class DisplayInformation(_message.Message):
