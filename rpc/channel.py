@@ -38,6 +38,8 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # a proxy of the environment is not meant for calls among ourselves
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+    # Probing opens windows of tens of megabytes: what a slow reader has not taken would be held here, not at its source.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -14,12 +14,14 @@ from blobstore.records import Model, TaskRecord, WeightSpec
 from learning.ids import task_id
 from learning.limits import MAX_TENSORS
 from learning.refusals import InvalidModel, MalformedMessage, StreamStalled, TooLarge
-from rpc.chunks import CHUNK_BYTES, chunk_parts, collect
+from rpc.chunks import chunk_parts, collect
 from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service.catalog import Catalog
 from services.task_service.topology.document import MAX_DIMENSION, MAX_JSON_BYTES
 
 IDLE_TIMEOUT_S = 30.0
+DOWNLOAD_CHUNK_BYTES = 256 << 10
+"""Each transfer holds a handful of chunks in each process on its way: small ones, since there may be many transfers."""
 RECEIVE_TIMEOUT_S = 600.0
 """For all weights together: few tasks are created at once, and a trickle must not hold such a place for ever."""
 MAX_CREATIONS = 2
@@ -121,7 +123,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
                 weights_sha256=bytes.fromhex(version.entry.digest),
             )
         )
-        async with aclosing(self._catalog.weights(version, chunk_size=CHUNK_BYTES)) as chunks:
+        async with aclosing(self._catalog.weights(version, chunk_size=DOWNLOAD_CHUNK_BYTES)) as chunks:
             async for chunk in chunks:
                 yield task_service_pb2.DownloadModelResponse(weights_chunk=chunk)
 
