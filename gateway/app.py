@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -73,8 +73,20 @@ class Readiness:
         return JSONResponse({"ready": True, "services": services})
 
 
-def create_app(settings: GatewaySettings, clients: ServiceClients, *, registry: CollectorRegistry) -> Gateway:
-    """The gateway over `clients`, which stay the caller's to close."""
+def new_http_app() -> FastAPI:
+    """The part of the gateway that may be given more routes and middleware before `create_app` completes it."""
+    http = FastAPI(title="Disco", description=DESCRIPTION, version="1", redirect_slashes=False, redoc_url=None)
+    answer_with_problems(http)
+    return http
+
+
+def create_app(
+    settings: GatewaySettings, clients: ServiceClients, *, registry: CollectorRegistry, http: FastAPI | None = None
+) -> Gateway:
+    """The gateway over `clients`, which stay the caller's to close.
+
+    Routes that `http` has already come after those that are documented, and before the greetings of bare paths.
+    """
     metrics = GatewayMetrics(registry)
     directory = TaskDirectory(clients.task_service(), clock=time.monotonic)
     hub = Hub(clients.aggregator())
@@ -82,16 +94,10 @@ def create_app(settings: GatewaySettings, clients: ServiceClients, *, registry: 
     models = Models(clients.task_service(), limit_bytes=settings.max_message_bytes)
     bodies = Bodies(max_bytes=settings.max_message_bytes)
     readiness = Readiness(clients)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        hub.close()
-
-    http = FastAPI(
-        title="Disco", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False, redoc_url=None
-    )
-    answer_with_problems(http)
+    http = http or new_http_app()
+    added = http.router.routes[:]
+    del http.router.routes[:]
+    _close_with(http, hub)
     tasks = TaskRoutes(settings, task_service=clients.task_service(), directory=directory, models=models, bodies=bodies)
     http.include_router(HistoryRoutes(clients.aggregator(), bodies=bodies).router())
     http.include_router(tasks.router())
@@ -99,11 +105,25 @@ def create_app(settings: GatewaySettings, clients: ServiceClients, *, registry: 
     http.add_api_route(
         "/readyz", readiness.answer, methods=["GET"], tags=["health"], summary="Whether every service answers"
     )
+    http.router.routes.extend(added)
     for path in GREETED_PATHS:
         http.add_api_route(path, _greet, methods=["GET"], include_in_schema=False)
     edge = HttpEdge(http, default_dialect=settings.default_dialect, metrics=metrics)
     sockets = WebSocketEndpoint(settings, clients, directory=directory, hub=hub, versions=versions, metrics=metrics)
     return Gateway(edge, sockets, cast(ASGIApp, http), readiness)
+
+
+def _close_with(http: FastAPI, hub: Hub) -> None:
+    """Closes the hub at the end of the lifespan, which may be somebody else's by now."""
+    inner = http.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with inner(app) as state:
+            yield state
+        hub.close()
+
+    http.router.lifespan_context = lifespan
 
 
 async def _alive() -> Response:
