@@ -18,6 +18,8 @@ Rule 2: this file does not know about Redis, gRPC, clocks or weights.
     AGGREGATING  VersionPublished    → COLLECTING, the next number, nobody has contributed
     COLLECTING   VersionPublished    RoundMoved: another closer was first
 
+What becomes of a round when stored bytes are lost is in `learning.losses`.
+
 A round that is over is not a state but a number that has passed. `revision`
 grows by one with every event that changed anything.
 
@@ -59,15 +61,6 @@ class State(Enum):
     AGGREGATING = "aggregating"
 
 
-class Waiting(Enum):
-    """What a round waits for."""
-
-    FIRST_CONTRIBUTION = "first_contribution"
-    MIN_PARTICIPANTS = "min_participants"
-    QUORUM = "quorum"
-    AGGREGATION = "aggregation"
-
-
 @dataclass(frozen=True, slots=True)
 class Contribution:
     """What the round must know of one contribution. `digest` is the SHA-256 of its weights, in lower-case hex."""
@@ -88,6 +81,8 @@ class Admission:
     weight: int
     round: int
     position: int
+    sum: str = field(default="", compare=False)
+    """The name of the partial sum that it is in; empty in what was written before that was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +111,8 @@ class RoundStatus:
     """While the round is AGGREGATING: why, where it is not the mean that is computed."""
     oldest_base: int = 0
     """The round from which on contributions may start: those that started before a rollback are refused."""
+    lost: int = 0
+    """Contributions of this round that were acknowledged and are lost; their positions are given to nobody else."""
 
 
 def contributions_needed(status: RoundStatus) -> int:
@@ -159,31 +156,6 @@ def look_again_at(status: RoundStatus) -> float | None:
     return round_deadline(status) if status.contributions >= status.policy.min_participants else None
 
 
-def waiting_for(status: RoundStatus) -> tuple[Waiting, str]:
-    """What the round waits for: for programs, and as a sentence for people."""
-    if status.state is State.AGGREGATING and status.restoring is not None:
-        return Waiting.AGGREGATION, (
-            f"Round {status.number} is over; version {status.number + 1} "
-            f"will be version {status.restoring.version} again."
-        )
-    if status.state is State.AGGREGATING:
-        return Waiting.AGGREGATION, f"Round {status.number} is complete; version {status.number + 1} is being computed."
-    have, needed, least = status.contributions, contributions_needed(status), status.policy.min_participants
-    if have == 0:
-        return Waiting.FIRST_CONTRIBUTION, (
-            f"Round {status.number} waits for its first contribution; {status.participants} present, {needed} needed."
-        )
-    if have < least:
-        return Waiting.MIN_PARTICIPANTS, (
-            f"Round {status.number} has {have} of at least {least} contributions; "
-            f"it keeps them and waits for more participants ({status.participants} present)."
-        )
-    return Waiting.QUORUM, (
-        f"Round {status.number} has {have} of {needed} contributions; it closes "
-        f"{status.policy.deadline_s:g} seconds after the first one with what is there."
-    )
-
-
 # Events: facts that a store writes down.
 
 
@@ -214,13 +186,17 @@ class GroupContributed:
 
     number: int
     group: tuple[Contribution, ...]
+    sum: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ClosingStarted:
+    """`is_judged`: it was found due by whoever asks, or its version exists already."""
+
     number: int
     closer: ReplicaId
     until: float
+    is_judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +211,14 @@ class RestoringStarted:
 
 @dataclass(frozen=True, slots=True)
 class VersionPublished:
-    """Version `number + 1` is stored; round `number` is over."""
+    """Version `number + 1` is stored; round `number` is over.
+
+    The version counts so many contributions, and so many with those before it; None: as the round says.
+    """
 
     number: int
+    contributions: int | None = None
+    contributions_ever: int | None = None
 
 
 OfClosing = ClosingStarted | RestoringStarted | VersionPublished
@@ -288,6 +269,7 @@ class FederatedRound:
     contributions_ever: int = 0
     restoring: Restoring | None = None
     oldest_base: int = 0
+    lost: int = 0
 
     @property
     def status(self) -> RoundStatus:
@@ -310,6 +292,7 @@ class FederatedRound:
             contributions_ever=self.contributions_ever,
             restoring=self.restoring,
             oldest_base=self.oldest_base,
+            lost=self.lost,
         )
 
 
@@ -333,21 +316,23 @@ def _changed(round: FederatedRound, event: Event, now: float) -> FederatedRound:
             return replace(round, leases={who: until for who, until in round.leases.items() if until > now})
         case PolicyChanged(policy):
             return replace(round, policy=policy)
-        case GroupContributed(number, group):
+        case GroupContributed(number, group, sum):
             if round.state is not State.COLLECTING or number != round.number:
                 raise RoundMoved
-            return _admit(round, group, now)
-        case ClosingStarted(number, closer, until):
-            if number != round.number or not is_due(round.status, now):
+            return _admit(round, group, sum, now)
+        case ClosingStarted(number, closer, until, is_judged):
+            judged = is_judged and round.state is State.COLLECTING
+            if number != round.number or not (judged or is_due(round.status, now)):
                 raise NotDue
             return replace(round, state=State.AGGREGATING, closer=closer, closer_until=until)
         case RestoringStarted(number, closer, until, restoring):
             if number != round.number or round.state is not State.COLLECTING:
                 raise NotDue
             return replace(round, state=State.AGGREGATING, closer=closer, closer_until=until, restoring=restoring)
-        case VersionPublished(number):
+        case VersionPublished(number, contributions, ever):
             if round.state is not State.AGGREGATING or number != round.number:
                 raise RoundMoved
+            admitted = len(round.admissions)
             return FederatedRound(
                 task_id=round.task_id,
                 epoch=round.epoch,
@@ -356,15 +341,15 @@ def _changed(round: FederatedRound, event: Event, now: float) -> FederatedRound:
                 number=round.number + 1,
                 revision=round.revision,
                 leases=round.leases,
-                last_contributions=len(round.admissions),
-                contributions_ever=round.contributions_ever + len(round.admissions),
+                last_contributions=admitted if contributions is None else contributions,
+                contributions_ever=round.contributions_ever + admitted if ever is None else ever,
                 oldest_base=round.oldest_base if round.restoring is None else round.number + 1,
             )
         case _:
             assert_never(event)
 
 
-def _admit(round: FederatedRound, group: Sequence[Contribution], now: float) -> FederatedRound:
+def _admit(round: FederatedRound, group: Sequence[Contribution], sum: str, now: float) -> FederatedRound:
     admissions = dict(round.admissions)
     total_weight = round.total_weight
     refused: dict[int, Admission | DiscoError] = {}
@@ -386,7 +371,8 @@ def _admit(round: FederatedRound, group: Sequence[Contribution], now: float) -> 
                 base_round=offered.base_round,
                 weight=offered.weight,
                 round=round.number,
-                position=len(admissions),
+                position=round.lost + len(admissions),
+                sum=sum,
             )
             total_weight += offered.weight
     if refused:

@@ -30,6 +30,7 @@ from learning.federated import (
     step,
 )
 from learning.ids import ParticipantId, ReplicaId, TaskId
+from learning.losses import without_contributions, without_version
 from learning.policy import Policy
 from roundstore.store import ClosingRound, SumPointer, fresh_epoch
 
@@ -42,6 +43,9 @@ class _Kept:
     sums: dict[ReplicaId, SumPointer] = field(default_factory=dict)
     admissions: dict[tuple[int, ParticipantId], Admission] = field(default_factory=dict)
     """Of every round, closed ones too."""
+    closed: dict[int, tuple[FederatedRound, dict[ReplicaId, SumPointer]]] = field(default_factory=dict)
+    """Every round as it was when it was closed."""
+    lost: dict[int, list[Admission]] = field(default_factory=dict)
 
 
 class MemoryRoundStore:
@@ -53,7 +57,9 @@ class MemoryRoundStore:
         self._metadata: dict[tuple[TaskId, str], dict[int, dict[ParticipantId, str]]] = {}
         self._watchers: set[asyncio.Queue[TaskId]] = set()
 
-    async def open_round(self, task_id: TaskId, policy: Policy, *, number: int, now: float) -> RoundStatus:
+    async def open_round(
+        self, task_id: TaskId, policy: Policy, *, number: int, now: float, contributions_ever: int = 0
+    ) -> RoundStatus:
         if task_id not in self._tasks:
             opened = FederatedRound(
                 task_id=task_id,
@@ -61,6 +67,7 @@ class MemoryRoundStore:
                 policy=policy,
                 weight_cap=policy.max_total_weight,
                 number=number,
+                contributions_ever=contributions_ever,
             )
             self._tasks[task_id] = _Kept(opened)
             self._hint(task_id)
@@ -102,7 +109,7 @@ class MemoryRoundStore:
         now: float,
     ) -> tuple[list[Admission], RoundStatus]:
         kept = self._known(task_id, epoch)
-        status = self._step(task_id, GroupContributed(number, tuple(group)), now)
+        status = self._step(task_id, GroupContributed(number, tuple(group), pointer.replica_id), now)
         kept.sums[pointer.replica_id] = pointer
         admitted = [kept.round.admissions[member.participant_id] for member in group]
         kept.admissions.update({(number, admission.participant_id): admission for admission in admitted})
@@ -115,7 +122,7 @@ class MemoryRoundStore:
             self._known(task_id, epoch)
         except RoundMoved:
             raise NotDue from None
-        return self._step(task_id, ClosingStarted(number, closer, until), now)
+        return self._step(task_id, ClosingStarted(number, closer, until, is_judged=True), now)
 
     async def start_restoring(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, restoring: Restoring
@@ -134,13 +141,64 @@ class MemoryRoundStore:
             status=kept.round.status,
             admissions=tuple(sorted(kept.round.admissions.values(), key=lambda admission: admission.position)),
             sums=tuple(kept.sums[replica_id] for replica_id in sorted(kept.sums)),
+            lost=tuple(kept.lost.get(number, ())),
         )
 
-    async def finish_closing(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:
+    async def finish_closing(
+        self,
+        task_id: TaskId,
+        *,
+        epoch: str,
+        number: int,
+        contributions: int | None = None,
+        contributions_ever: int | None = None,
+    ) -> RoundStatus:
         kept = self._known(task_id, epoch)
-        status = self._step(task_id, VersionPublished(number), now=0.0)
-        kept.sums.clear()
+        before = kept.round
+        status = self._step(task_id, VersionPublished(number, contributions, contributions_ever), now=0.0)
+        kept.closed[number] = before, kept.sums
+        kept.sums = {}
+        kept.lost.pop(number, None)
         return status
+
+    async def lose_contributions(
+        self,
+        task_id: TaskId,
+        *,
+        epoch: str,
+        number: int,
+        revision: int,
+        participant_ids: Sequence[ParticipantId],
+        sums: Mapping[ReplicaId, SumPointer | None],
+    ) -> RoundStatus:
+        kept = self._known(task_id, epoch)
+        if (kept.round.number, kept.round.revision) != (number, revision):
+            raise RoundMoved
+        admissions = kept.round.admissions
+        kept.round = without_contributions(kept.round, participant_ids, epoch=self._new_epoch())
+        for who in participant_ids:
+            kept.lost.setdefault(number, []).append(admissions[who])
+            del kept.admissions[number, who]
+        for replica_id, pointer in sums.items():
+            del kept.sums[replica_id]
+            if pointer is not None:
+                kept.sums[replica_id] = pointer
+        self._hint(task_id)
+        return kept.round.status
+
+    async def lose_version(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:
+        kept = self._known(task_id, epoch)
+        if kept.round.number != number:
+            raise RoundMoved
+        lost = sorted(kept.round.admissions.values(), key=lambda admission: admission.position)
+        before, sums = kept.closed.pop(number - 1, (None, {}))
+        kept.round = without_version(kept.round, before, epoch=self._new_epoch())
+        kept.sums = sums
+        kept.lost.setdefault(number, []).extend(lost)
+        for admission in lost:
+            del kept.admissions[number, admission.participant_id]
+        self._hint(task_id)
+        return kept.round.status
 
     async def set_policy(self, task_id: TaskId, policy: Policy, *, now: float) -> RoundStatus:
         return self._step(task_id, PolicyChanged(policy), now)

@@ -9,18 +9,20 @@
     restores, restore_request, restore_asked_at
                                         the version that the next one will be again, who asked, when; or empty
     oldest_base                         contributions that start before this round are refused; 0 where it is missing
+    lost                                contributions that were acknowledged and are lost; 0 where it is missing
     min_participants, quorum_share, quorum_count, deadline_s, staleness_weights, max_total_weight
                                         the policy; of share and count one is empty
 
 Everything is text that people can read too. Times are the shortest decimals that
 give the same double again, so that nothing is rounded on the way. An admission is
-`digest base_round weight round position`, a pointer `blob digest contributions
-total_weight`; no value has a space in it.
+`digest base_round weight round position sum`, a pointer `blob digest contributions
+total_weight`, followed by its earlier ones, with commas between them; no value has a space or a comma in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from learning.federated import Admission, Contribution, Restoring, RoundStatus, State
 from learning.ids import ParticipantId, ReplicaId, TaskId
@@ -58,7 +60,7 @@ def _to_policy(fields: dict[str, str]) -> Policy:
     )
 
 
-def new_round(epoch: str, number: int, policy: Policy) -> dict[str, str]:
+def new_round(epoch: str, number: int, policy: Policy, *, contributions_ever: int = 0) -> dict[str, str]:
     """The fields of a round that was just opened."""
     return {
         "epoch": epoch,
@@ -72,11 +74,12 @@ def new_round(epoch: str, number: int, policy: Policy) -> dict[str, str]:
         "closer": "",
         "closer_until": "",
         "last_contributions": "0",
-        "contributions_ever": "0",
+        "contributions_ever": str(contributions_ever),
         "restores": "",
         "restore_request": "",
         "restore_asked_at": "",
         "oldest_base": "0",
+        "lost": "0",
         **from_policy(policy),
     }
 
@@ -103,6 +106,7 @@ def to_status(task_id: TaskId, reply: Sequence[bytes], participants: int, absent
         contributions_ever=int(fields["contributions_ever"]),
         restoring=_to_restoring(fields),
         oldest_base=int(fields.get("oldest_base", "0")),
+        lost=int(fields.get("lost", "0")),
     )
 
 
@@ -125,7 +129,7 @@ def from_contribution(contribution: Contribution) -> tuple[str, str, int, int]:
 
 
 def to_admission(participant_id: ParticipantId, packed: bytes) -> Admission:
-    digest, base_round, weight, number, position = packed.decode().split(" ")
+    digest, base_round, weight, number, position, *of_sum = packed.decode().split(" ")
     return Admission(
         participant_id=participant_id,
         digest=digest,
@@ -133,15 +137,29 @@ def to_admission(participant_id: ParticipantId, packed: bytes) -> Admission:
         weight=int(weight),
         round=int(number),
         position=int(position),
+        sum=of_sum[0] if of_sum else "",  # which was not written before there was anything to fall back to
     )
 
 
+def to_lost(packed: bytes) -> Admission:
+    """`participant admission`."""
+    participant_id, _, admission = packed.partition(b" ")
+    return to_admission(ParticipantId(participant_id.decode()), admission)
+
+
 def from_pointer(pointer: SumPointer) -> str:
-    return f"{pointer.blob} {pointer.digest} {pointer.contributions} {pointer.total_weight}"
+    return ",".join(
+        f"{each.blob} {each.digest} {each.contributions} {each.total_weight}" for each in (pointer, *pointer.earlier)
+    )
 
 
 def to_pointer(replica_id: ReplicaId, packed: bytes) -> SumPointer:
-    blob, digest, contributions, total_weight = packed.decode().split(" ")
+    newest, *earlier = (_to_pointer(replica_id, each) for each in packed.decode().split(","))
+    return replace(newest, earlier=tuple(earlier))
+
+
+def _to_pointer(replica_id: ReplicaId, packed: str) -> SumPointer:
+    blob, digest, contributions, total_weight = packed.split(" ")
     return SumPointer(
         replica_id=replica_id,
         blob=blob,

@@ -8,7 +8,8 @@
     disco:{<task>}:absent                  set     contributors of the open round that are not present
     disco:{<task>}:sums                    hash    replica → pointer to its partial sum of the open round
     disco:{<task>}:admissions:<number>     hash    the same of a round that is over
-    disco:{<task>}:sums:<number>           hash    the same of a round that is over
+    disco:{<task>}:sums:<number>           hash    the same of a round that is over, and what else to know of it
+    disco:{<task>}:lost:<number>           list    participant and admission: acknowledged in the round, and lost
     disco:{<task>}:metadata:<key>          zset    rounds that have texts under this key
     disco:{<task>}:metadata:<key>:<round>  hash    participant → text
     disco:{<task>}:peers                   hash    the decentralized round: revision, body
@@ -65,6 +66,10 @@ def closed_admissions(task_id: TaskId, number: int) -> str:
 
 def closed_sums(task_id: TaskId, number: int) -> str:
     return f"{_prefix(task_id)}:sums:{number}"
+
+
+def lost(task_id: TaskId, number: int) -> str:
+    return f"{_prefix(task_id)}:lost:{number}"
 
 
 def metadata_rounds(task_id: TaskId, key: str) -> str:

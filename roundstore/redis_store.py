@@ -55,14 +55,18 @@ class RedisRoundStore:
         self._start_restoring = Script("start_restoring")
         self._read_closing = Script("read_closing")
         self._finish_closing = Script("finish_closing")
+        self._lose_contributions = Script("lose_contributions")
+        self._lose_version = Script("lose_version")
         self._set_policy = Script("set_policy")
 
-    async def open_round(self, task_id: TaskId, policy: Policy, *, number: int, now: float) -> RoundStatus:
+    async def open_round(
+        self, task_id: TaskId, policy: Policy, *, number: int, now: float, contributions_ever: int = 0
+    ) -> RoundStatus:
         keys = redis_keys.of_task(task_id)
         # Before the round, so that no round is ever missing in the set; another slot, so not in the same script.
         with store_faults():
             await self._redis.sadd(redis_keys.OPEN_TASKS, task_id)
-        fields = redis_fields.new_round(self._new_epoch(), number, policy)
+        fields = redis_fields.new_round(self._new_epoch(), number, policy, contributions_ever=contributions_ever)
         reply = await self._change(self._open_round, task_id, [keys.admissions, keys.sums], _flat(fields.items()))
         return _status(task_id, reply)
 
@@ -130,8 +134,9 @@ class RedisRoundStore:
             cap = int(reply[2])
             raise GroupConflict({index: _refused(group[index], found, number, cap) for index, found in reply[1]})
         status = _status(task_id, reply)
-        first = status.contributions - len(group)
-        return [_admitted(member, number, first + index) for index, member in enumerate(group)], status
+        first = status.lost + status.contributions - len(group)
+        admitted = [_admitted(member, number, first + index, pointer.replica_id) for index, member in enumerate(group)]
+        return admitted, status
 
     async def start_closing(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, now: float
@@ -150,7 +155,10 @@ class RedisRoundStore:
         keys = redis_keys.of_task(task_id)
         reply = await self._read_closing(
             self._redis,
-            keys=[keys.round, keys.leases, keys.absent, keys.admissions, keys.sums],
+            keys=[
+                *(keys.round, keys.leases, keys.absent, keys.admissions, keys.sums),
+                redis_keys.lost(task_id, number),
+            ],
             arguments=[epoch, number],
         )
         status = _status(task_id, reply)
@@ -167,14 +175,52 @@ class RedisRoundStore:
             status=status,
             admissions=tuple(sorted(admissions, key=lambda admission: admission.position)),
             sums=tuple(sorted(sums, key=lambda pointer: pointer.replica_id)),
+            lost=tuple(map(redis_fields.to_lost, reply[6])),
         )
 
-    async def finish_closing(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:
+    async def finish_closing(
+        self,
+        task_id: TaskId,
+        *,
+        epoch: str,
+        number: int,
+        contributions: int | None = None,
+        contributions_ever: int | None = None,
+    ) -> RoundStatus:
         keys = redis_keys.of_task(task_id)
         closed = [redis_keys.closed_admissions(task_id, number), redis_keys.closed_sums(task_id, number)]
         arguments: list[Argument] = [epoch, number, redis_keys.CLOSED_ROUND_TTL_S]
-        more_keys = [keys.admissions, keys.sums, *closed]
+        arguments += ["" if count is None else count for count in (contributions, contributions_ever)]
+        more_keys = [keys.admissions, keys.sums, *closed, redis_keys.lost(task_id, number)]
         return _status(task_id, await self._change(self._finish_closing, task_id, more_keys, arguments))
+
+    async def lose_contributions(
+        self,
+        task_id: TaskId,
+        *,
+        epoch: str,
+        number: int,
+        revision: int,
+        participant_ids: Sequence[ParticipantId],
+        sums: Mapping[ReplicaId, SumPointer | None],
+    ) -> RoundStatus:
+        keys = redis_keys.of_task(task_id)
+        arguments: list[Argument] = [epoch, number, revision, self._new_epoch()]
+        arguments += _flat(("lost", participant_id, "") for participant_id in participant_ids)
+        arguments += _flat(
+            ("sum", replica_id, redis_fields.from_pointer(pointer) if pointer else "")
+            for replica_id, pointer in sums.items()
+        )
+        more_keys = [keys.admissions, keys.sums, redis_keys.lost(task_id, number)]
+        return _status(task_id, await self._change(self._lose_contributions, task_id, more_keys, arguments))
+
+    async def lose_version(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:
+        keys = redis_keys.of_task(task_id)
+        before = max(number - 1, 0)
+        closed = [redis_keys.closed_admissions(task_id, before), redis_keys.closed_sums(task_id, before)]
+        more_keys = [keys.admissions, keys.sums, redis_keys.lost(task_id, number), *closed]
+        arguments: list[Argument] = [epoch, number, self._new_epoch()]
+        return _status(task_id, await self._change(self._lose_version, task_id, more_keys, arguments))
 
     async def set_policy(self, task_id: TaskId, policy: Policy, *, now: float) -> RoundStatus:
         arguments = _flat(redis_fields.from_policy(policy).items())
@@ -252,7 +298,7 @@ def _refused(offered: Contribution, found: bytes, number: int, cap: int) -> Admi
     return DuplicateContribution(participant_id=offered.participant_id, round=number)
 
 
-def _admitted(offered: Contribution, number: int, position: int) -> Admission:
+def _admitted(offered: Contribution, number: int, position: int, sum: ReplicaId) -> Admission:
     return Admission(
         participant_id=offered.participant_id,
         digest=offered.digest,
@@ -260,6 +306,7 @@ def _admitted(offered: Contribution, number: int, position: int) -> Admission:
         weight=offered.weight,
         round=number,
         position=position,
+        sum=sum,
     )
 
 

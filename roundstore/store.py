@@ -30,6 +30,10 @@ class SumPointer:
     """SHA-256 of the blob, lower-case hex."""
     contributions: int
     total_weight: int
+    earlier: tuple[SumPointer, ...] = ()
+    """Older states of the same sum that are still there, the newest first: to fall back to where the blob is lost.
+
+    Each holds the first so many of the contributions that name this sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class ClosingRound:
     """In the order of their positions."""
     sums: tuple[SumPointer, ...]
     """One for each replica that committed, in the order of the replica ids."""
+    lost: tuple[Admission, ...] = ()
+    """Contributions to a round of this number that were acknowledged and are lost, in the order of their loss."""
 
 
 def fresh_epoch() -> str:
@@ -51,7 +57,9 @@ def fresh_epoch() -> str:
 class RoundStore(Protocol):
     """Keeps the federated rounds of all tasks."""
 
-    async def open_round(self, task_id: TaskId, policy: Policy, *, number: int, now: float) -> RoundStatus:
+    async def open_round(
+        self, task_id: TaskId, policy: Policy, *, number: int, now: float, contributions_ever: int = 0
+    ) -> RoundStatus:
         """Opens round `number` of a task that has none in this store, with a fresh epoch.
 
         Behaviour: where the task has a round already, nothing changes and that
@@ -124,8 +132,43 @@ class RoundStore(Protocol):
     async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:
         """Reads an AGGREGATING round. Raises RoundMoved where epoch, number or state are other ones."""
 
-    async def finish_closing(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:
-        """AGGREGATING → COLLECTING of `number + 1`. Raises RoundMoved where another closer was first."""
+    async def finish_closing(
+        self,
+        task_id: TaskId,
+        *,
+        epoch: str,
+        number: int,
+        contributions: int | None = None,
+        contributions_ever: int | None = None,
+    ) -> RoundStatus:
+        """AGGREGATING → COLLECTING of `number + 1`. Raises RoundMoved where another closer was first.
+
+        The numbers are those of the version; None: those of the round.
+        """
+
+    async def lose_contributions(
+        self,
+        task_id: TaskId,
+        *,
+        epoch: str,
+        number: int,
+        revision: int,
+        participant_ids: Sequence[ParticipantId],
+        sums: Mapping[ReplicaId, SumPointer | None],
+    ) -> RoundStatus:
+        """AGGREGATING → COLLECTING without these contributions, whose bytes are gone, under a fresh epoch.
+
+        Behaviour: `read_closing` lists them as lost. `sums`: what the pointers of these replicas become, None: they
+        go. Raises RoundMoved where epoch, number, revision or state are other ones.
+        """
+
+    async def lose_version(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:
+        """Goes back from round `number`, whose base version is gone, to the one before, under a fresh epoch.
+
+        Behaviour: the round before is as it was when it was closed, if that was less than an hour ago, and empty
+        otherwise. `read_closing` of a later round `number` will list what was contributed to this one as lost.
+        Raises RoundMoved where epoch or number are other ones, or there is no round before.
+        """
 
     async def set_policy(self, task_id: TaskId, policy: Policy, *, now: float) -> RoundStatus:
         """Changes the policy of a task that has a round. Raises RoundMoved as `join`."""

@@ -5,7 +5,7 @@
 -- KEYS[1]   round        hash  the open round of the task
 -- KEYS[2]   leases       zset  participants and the ends of their leases
 -- KEYS[3]   absent       set   contributors who are not present
--- KEYS[4]   admissions   hash  participant id and admission: digest, base round, weight, round, position
+-- KEYS[4]   admissions   hash  participant id and admission: digest, base round, weight, round, position, replica id
 -- KEYS[5]   sums         hash  replica id and pointer
 -- ARGV[1]   channel of the hints
 -- ARGV[2]   task id
@@ -26,8 +26,9 @@ local is = redis.call('HMGET', round, 'epoch', 'number', 'state')
 if is[1] ~= epoch or is[2] ~= number or is[3] ~= 'collecting' then
   return {-2}
 end
-local counts = redis.call('HMGET', round, 'contributions', 'total_weight', 'weight_cap')
-local contributions, total, cap = tonumber(counts[1]), tonumber(counts[2]), tonumber(counts[3])
+local counts = redis.call('HMGET', round, 'contributions', 'total_weight', 'weight_cap', 'lost')
+local total, cap = tonumber(counts[2]), tonumber(counts[3])
+local position = tonumber(counts[1]) + tonumber(counts[4] or '0')
 local admitted, refused = {}, {}
 for i = 8, #ARGV, 4 do
   local participant, digest, base_round, weight = unpack(ARGV, i, i + 3)
@@ -35,8 +36,8 @@ for i = 8, #ARGV, 4 do
   if earlier or total + tonumber(weight) > cap then
     table.insert(refused, {(i - 8) / 4, earlier or ''})
   else
-    admitted[participant] = table.concat({digest, base_round, weight, number, contributions}, ' ')
-    contributions, total = contributions + 1, total + tonumber(weight)
+    admitted[participant] = table.concat({digest, base_round, weight, number, position, replica}, ' ')
+    position, total = position + 1, total + tonumber(weight)
   end
 end
 if #refused > 0 then
@@ -52,9 +53,7 @@ for i = 8, #ARGV, 4 do
 end
 redis.call('HINCRBY', round, 'contributions', (#ARGV - 7) / 4)
 redis.call('HSET', sums, replica, pointer)
-if redis.call('HGET', round, 'first_contribution_at') == '' then
-  redis.call('HSET', round, 'first_contribution_at', now)
-end
+if redis.call('HGET', round, 'first_contribution_at') == '' then redis.call('HSET', round, 'first_contribution_at', now) end
 redis.call('HINCRBY', round, 'revision', 1)
 redis.call('PUBLISH', channel, task)
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

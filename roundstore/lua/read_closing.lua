@@ -5,12 +5,13 @@
 -- KEYS[3]   absent       set   contributors who are not present
 -- KEYS[4]   admissions   hash  participants and their admissions
 -- KEYS[5]   sums         hash  replicas and their pointers
+-- KEYS[6]   lost         list  participants and their admissions
 -- ARGV[1]   epoch
 -- ARGV[2]   number of the round
 -- Returns
---   1  then: the fields of the round, how many are present, how many are absent, the admissions, the sums
+--   1  then: the fields of the round, how many are present, how many are absent, the admissions, the sums, the lost
 --   -2  the round is another one, or not being closed
-local round, leases, absent, admissions, sums = unpack(KEYS)
+local round, leases, absent, admissions, sums, lost = unpack(KEYS)
 local epoch, number = unpack(ARGV)
 
 local is = redis.call('HMGET', round, 'epoch', 'number', 'state')
@@ -19,5 +20,5 @@ if is[1] ~= epoch or is[2] ~= number or is[3] ~= 'aggregating' then
 end
 return {
   1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent),
-  redis.call('HGETALL', admissions), redis.call('HGETALL', sums),
+  redis.call('HGETALL', admissions), redis.call('HGETALL', sums), redis.call('LRANGE', lost, 0, -1),
 }

@@ -6,9 +6,10 @@ from disco.aggregator.v1 import round_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from learning.federated import Admission, RoundStatus, State, contributions_needed, round_deadline, waiting_for
+from learning.federated import Admission, RoundStatus, State, contributions_needed, round_deadline
 from learning.ids import TaskId
 from learning.receipts import Statement
+from learning.waiting import waiting_for
 from rpc.task_messages import policy_to_proto
 from services.aggregator.receipt_key import ReceiptKey
 

@@ -31,17 +31,16 @@ from learning.federated import (
     RoundStatus,
     State,
     VersionPublished,
-    Waiting,
     contributions_needed,
     is_due,
     look_again_at,
     round_deadline,
     step,
-    waiting_for,
 )
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DuplicateContribution, RoundAhead, RoundStale, WeightCapReached
+from learning.waiting import Waiting, waiting_for
 from learning.weighing import as_collecting, weight_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "rounds.md"

@@ -1,6 +1,7 @@
 """What every store of federated rounds promises: written once, run for the one in memory and the one in Redis.
 
-A store is given by the fixture `store`, made with an epoch "first" that never changes.
+A store is given by the fixture `store`. Its epochs are the last of the fixture `fresh_epochs`: "first", unless a test
+adds one.
 """
 
 from __future__ import annotations
@@ -432,6 +433,164 @@ class RoundStoreContract:
         assert (await store.read_closing(TASK, epoch=EPOCH, number=8)).sums == (a_pointer(3, 3),)
         status = await store.finish_closing(TASK, epoch=EPOCH, number=8)
         assert (status.number, status.last_contributions, status.contributions_ever) == (9, 3, 5)
+
+    async def test_a_version_that_exists_already_says_how_many_are_counted(self, store: RoundStore) -> None:
+        await closing(store)
+        status = await store.finish_closing(TASK, epoch=EPOCH, number=7, contributions=3, contributions_ever=40)
+        assert (status.number, status.last_contributions, status.contributions_ever) == (8, 3, 40)
+
+    async def test_counting_over_all_rounds_goes_on_where_it_is_told_to(self, store: RoundStore) -> None:
+        status = await store.open_round(TASK, POLICY, number=7, now=1.0, contributions_ever=38)
+        assert status.contributions_ever == 38
+        await closing(store)
+        assert (await store.finish_closing(TASK, epoch=EPOCH, number=7)).contributions_ever == 40
+
+    # Losing bytes
+
+    async def test_older_states_of_a_sum_are_kept_with_its_pointer(self, store: RoundStore) -> None:
+        await contributed(store, ALICE)
+        older = replace(a_pointer(), blob="sums/titanic/000000000007/replica-1.2")
+        newest = replace(a_pointer(2, 8), earlier=(a_pointer(), older))
+        await store.commit_group(TASK, epoch=EPOCH, number=7, pointer=newest, group=[a_contribution(BOB)], now=2.0)
+        await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=20.0)
+        assert (await store.read_closing(TASK, epoch=EPOCH, number=7)).sums == (newest,)
+
+    async def test_every_admission_names_its_sum(self, store: RoundStore) -> None:
+        await contributed(store, ALICE)
+        await store.commit_group(
+            TASK, epoch=EPOCH, number=7, pointer=a_pointer(1, 4, OTHER_REPLICA), group=[a_contribution(BOB)], now=2.0
+        )
+        await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=20.0)
+        read = await store.read_closing(TASK, epoch=EPOCH, number=7)
+        assert [admission.sum for admission in read.admissions] == [REPLICA, OTHER_REPLICA]
+
+    async def test_lost_contributions_are_out_of_the_round_and_it_collects_again(
+        self, store: RoundStore, fresh_epochs: list[str]
+    ) -> None:
+        before = await closing(store)
+        fresh_epochs.append("second")
+        status = await store.lose_contributions(
+            TASK, epoch=EPOCH, number=7, revision=2, participant_ids=[ALICE], sums={REPLICA: a_pointer()}
+        )
+        assert status == replace(
+            before,
+            epoch="second",
+            state=State.COLLECTING,
+            revision=3,
+            contributions=1,
+            absent_contributors=1,
+            total_weight=4,
+            closer=None,
+            closer_until=None,
+            lost=1,
+        )
+        assert await store.read_status(TASK) == status
+        assert await store.find_admission(TASK, ALICE, rounds=[7]) == []
+        # Its position is given to nobody else, and it may be sent once more.
+        group = [a_contribution(ALICE)]
+        pointer = a_pointer(1, 4, OTHER_REPLICA)
+        admitted, _ = await store.commit_group(TASK, epoch="second", number=7, pointer=pointer, group=group, now=40.0)
+        assert admitted == [an_admission(ALICE, 2)]
+        await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
+        read = await store.read_closing(TASK, epoch="second", number=7)
+        assert read.admissions == (an_admission(BOB, 1), an_admission(ALICE, 2))
+        assert read.sums == (a_pointer(), pointer)
+        assert read.lost == (an_admission(ALICE, 0),)
+        after = await store.finish_closing(TASK, epoch="second", number=7)
+        assert (after.number, after.lost, after.last_contributions) == (8, 0, 2)
+
+    async def test_a_round_of_which_all_is_lost_begins_anew(self, store: RoundStore, fresh_epochs: list[str]) -> None:
+        await closing(store)
+        fresh_epochs.append("second")
+        status = await store.lose_contributions(
+            TASK, epoch=EPOCH, number=7, revision=2, participant_ids=[ALICE, BOB], sums={REPLICA: None}
+        )
+        assert status == replace(a_status(), epoch="second", revision=3, lost=2)
+        await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
+        read = await store.read_closing(TASK, epoch="second", number=7)
+        assert (read.admissions, read.sums) == ((), ())
+        assert read.lost == (an_admission(ALICE, 0), an_admission(BOB, 1))
+
+    @pytest.mark.parametrize(
+        ("epoch", "number", "revision"), [("other", 7, 2), (EPOCH, 6, 2), (EPOCH, 8, 2), (EPOCH, 7, 1)]
+    )
+    async def test_nothing_is_lost_from_another_round_or_another_state_of_it(
+        self, store: RoundStore, epoch: str, number: int, revision: int
+    ) -> None:
+        before = await closing(store)
+        with pytest.raises(RoundMoved):
+            await store.lose_contributions(
+                TASK, epoch=epoch, number=number, revision=revision, participant_ids=[ALICE], sums={REPLICA: None}
+            )
+        assert await store.read_status(TASK) == before
+
+    async def test_a_round_that_collects_loses_nothing(self, store: RoundStore) -> None:
+        before = await contributed(store, ALICE, BOB)
+        with pytest.raises(RoundMoved):
+            await store.lose_contributions(
+                TASK, epoch=EPOCH, number=7, revision=before.revision, participant_ids=[ALICE], sums={}
+            )
+        assert await store.read_status(TASK) == before
+
+    async def test_where_a_version_is_lost_the_round_before_is_as_it_was_when_it_was_closed(
+        self, store: RoundStore, fresh_epochs: list[str]
+    ) -> None:
+        before = await contributed(store, ALICE, BOB)
+        await store.join(TASK, [ALICE, CAROL], lease_until=99.0, now=3.0)
+        await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=20.0)
+        await store.set_policy(TASK, replace(POLICY, max_total_weight=POLICY.max_total_weight - 1), now=20.0)
+        await store.finish_closing(TASK, epoch=EPOCH, number=7)
+        later = Contribution(CAROL, "c1", base_round=8, weight=1)
+        await store.commit_group(TASK, epoch=EPOCH, number=8, pointer=a_pointer(1, 1), group=[later], now=21.0)
+        fresh_epochs.append("second")
+        status = await store.lose_version(TASK, epoch=EPOCH, number=8)
+        assert status == replace(
+            before,
+            epoch="second",
+            policy=replace(POLICY, max_total_weight=POLICY.max_total_weight - 1),
+            revision=status.revision,
+            participants=2,
+            absent_contributors=1,
+        )
+        assert status.revision > before.revision
+        assert await store.read_status(TASK) == status
+        assert await store.find_admission(TASK, ALICE, rounds=[7, 8]) == [an_admission(ALICE, 0)]
+        assert await store.find_admission(TASK, CAROL, rounds=[7, 8]) == []
+        await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
+        read = await store.read_closing(TASK, epoch="second", number=7)
+        assert (read.admissions, read.lost) == ((an_admission(ALICE, 0), an_admission(BOB, 1)), ())
+        assert read.sums == (a_pointer(2, 8),)
+        assert (await store.finish_closing(TASK, epoch="second", number=7)).contributions_ever == 2
+        # The round of the same number that comes then knows what was lost.
+        await store.start_closing(TASK, epoch="second", number=8, closer=REPLICA, until=90.0, now=60.0)
+        read = await store.read_closing(TASK, epoch="second", number=8)
+        assert read.lost == (Admission(CAROL, "c1", base_round=8, weight=1, round=8, position=0),)
+        await store.finish_closing(TASK, epoch="second", number=8)
+        await store.start_closing(TASK, epoch="second", number=9, closer=REPLICA, until=90.0, now=60.0)
+        assert (await store.read_closing(TASK, epoch="second", number=9)).lost == ()
+
+    async def test_a_round_before_that_nobody_knows_is_collected_anew(
+        self, store: RoundStore, fresh_epochs: list[str]
+    ) -> None:
+        await contributed(store, ALICE)
+        fresh_epochs.append("second")
+        status = await store.lose_version(TASK, epoch=EPOCH, number=7)
+        assert status == replace(a_status(6), epoch="second", revision=2)
+
+    @pytest.mark.parametrize(("epoch", "number"), [("other", 7), (EPOCH, 6), (EPOCH, 8)])
+    async def test_no_version_is_lost_by_who_believes_in_another_round(
+        self, store: RoundStore, epoch: str, number: int
+    ) -> None:
+        before = await closing(store)
+        with pytest.raises(RoundMoved):
+            await store.lose_version(TASK, epoch=epoch, number=number)
+        assert await store.read_status(TASK) == before
+
+    async def test_version_0_is_never_lost(self, store: RoundStore) -> None:
+        before = await store.open_round(TASK, POLICY, number=0, now=1.0)
+        with pytest.raises(RoundMoved):
+            await store.lose_version(TASK, epoch=EPOCH, number=0)
+        assert await store.read_status(TASK) == before
 
     # Rolling back
 

@@ -95,6 +95,19 @@ class FinishClosing:
 
 
 @dataclass(frozen=True)
+class LoseContributions:
+    who: frozenset[ParticipantId]
+    right_epoch: bool
+    offset: int
+
+
+@dataclass(frozen=True)
+class LoseVersion:
+    right_epoch: bool
+    offset: int
+
+
+@dataclass(frozen=True)
 class SetPolicy:
     policy: Policy
 
@@ -104,7 +117,8 @@ class Wipe:
     """Everything is lost, as where Redis is flushed."""
 
 
-Event = Open | Join | Leave | Expire | Commit | StartClosing | StartRestoring | FinishClosing | SetPolicy | Wipe
+OfClosing = StartClosing | StartRestoring | FinishClosing | LoseContributions | LoseVersion
+Event = Open | Join | Leave | Expire | Commit | OfClosing | SetPolicy | Wipe
 
 members = st.tuples(participants, st.sampled_from(["aa", "bb"]), st.integers(1, 3))
 one_each = st.lists(members, min_size=1, max_size=3, unique_by=lambda member: member[0])
@@ -118,6 +132,8 @@ ordinary: list[tuple[int, st.SearchStrategy[Event]]] = [
     (4, st.builds(StartClosing, replicas, moments, epochs, offsets)),
     (1, st.builds(StartRestoring, replicas, moments, epochs, offsets)),
     (3, st.builds(FinishClosing, epochs, offsets)),
+    (1, st.builds(LoseContributions, st.frozensets(participants, max_size=4), epochs, offsets)),
+    (1, st.builds(LoseVersion, epochs, offsets)),
     (1, st.builds(SetPolicy, st.sampled_from(POLICIES))),
 ]
 rare = st.one_of(st.builds(Open, st.sampled_from(POLICIES), st.integers(0, 3)), st.builds(Wipe))
@@ -147,12 +163,13 @@ class Pair:
         self.now = 1000.0
         self.seen: Counter[str] = Counter()
         self._sums: dict[ReplicaId, SumPointer] = {}
+        self._closed: dict[int, dict[ReplicaId, SumPointer]] = {}
         self._task = TaskId("task")
 
     async def begin(self) -> None:
         await self._client.flushall()
         self.epoch += 1
-        self._sums = {}
+        self._sums, self._closed = {}, {}
         self._memory = MemoryRoundStore(lambda: f"epoch-{self.epoch}")
         self._redis = RedisRoundStore(self._client, lambda: f"epoch-{self.epoch}")
         await self._same("open", lambda store: store.open_round(self._task, POLICIES[0], number=2, now=self.now))
@@ -214,7 +231,37 @@ class Pair:
                     "finish", lambda store: store.finish_closing(task, epoch=epoch, number=number)
                 )
                 if isinstance(answer, RoundStatus):
-                    self._sums = {}
+                    self._closed[number], self._sums = self._sums, {}
+            case LoseContributions():
+                await self._lose_contributions(event, status)
+            case LoseVersion():
+                epoch, number = self._meant(status, event.right_epoch, event.offset)
+                answer = await self._same(
+                    "lose version", lambda store: store.lose_version(task, epoch=epoch, number=number)
+                )
+                if isinstance(answer, RoundStatus):
+                    self._sums = self._closed.pop(answer.number, {})
+
+    async def _lose_contributions(self, event: LoseContributions, status: RoundStatus) -> None:
+        """What is left is in one sum then."""
+        if status.state is not State.AGGREGATING:
+            return
+        epoch, number = self._meant(status, event.right_epoch, event.offset)
+        read = await self._memory.read_closing(self._task, epoch=status.epoch, number=status.number)
+        lost = [admission.participant_id for admission in read.admissions if admission.participant_id in event.who]
+        left = [admission.weight for admission in read.admissions if admission.participant_id not in event.who]
+        sums: dict[ReplicaId, SumPointer | None] = dict.fromkeys(self._sums)
+        if left:
+            replica_id = min(self._sums)
+            sums[replica_id] = SumPointer(replica_id, "sums/task/left", "1f" * 32, len(left), sum(left))
+        answer = await self._same(
+            "lose contributions",
+            lambda store: store.lose_contributions(
+                self._task, epoch=epoch, number=number, revision=status.revision, participant_ids=lost, sums=sums
+            ),
+        )
+        if isinstance(answer, RoundStatus):
+            self._sums = {replica_id: pointer for replica_id, pointer in sums.items() if pointer}
 
     def _meant(self, status: RoundStatus, right_epoch: bool, offset: int) -> tuple[str, int]:
         return status.epoch if right_epoch else "epoch-0", status.number + offset
@@ -295,6 +342,10 @@ def test_both_stores_answer_the_same_to_every_history(redis_url: str, runner: as
         "finish: RoundStatus",
         "finish: RoundMoved",
         "read: ClosingRound",
+        "lose contributions: RoundStatus",
+        "lose contributions: RoundMoved",
+        "lose version: RoundStatus",
+        "lose version: RoundMoved",
         "restore: RoundStatus",
         "restore: NotDue",
     } - set(pair.seen)

@@ -8,10 +8,16 @@ from roundstore.memory_store import MemoryRoundStore
 from tests.roundstore.store_contract import EPOCH, POLICY, TASK, RoundStoreContract
 
 
+@pytest.fixture
+def fresh_epochs() -> list[str]:
+    """The last one is given to whatever needs one."""
+    return [EPOCH]
+
+
 class TestMemoryRoundStore(RoundStoreContract):
     @pytest.fixture
-    def store(self) -> MemoryRoundStore:
-        return MemoryRoundStore(new_epoch=lambda: EPOCH)
+    def store(self, fresh_epochs: list[str]) -> MemoryRoundStore:
+        return MemoryRoundStore(new_epoch=lambda: fresh_epochs[-1])
 
 
 async def test_every_store_gives_its_rounds_another_epoch() -> None:

@@ -40,8 +40,14 @@ from tests.roundstore.store_contract import (
 
 
 @pytest.fixture
-def store(redis_client: redis.asyncio.Redis) -> RedisRoundStore:
-    return RedisRoundStore(redis_client, new_epoch=lambda: EPOCH)
+def fresh_epochs() -> list[str]:
+    """The last one is given to whatever needs one."""
+    return [EPOCH]
+
+
+@pytest.fixture
+def store(redis_client: redis.asyncio.Redis, fresh_epochs: list[str]) -> RedisRoundStore:
+    return RedisRoundStore(redis_client, new_epoch=lambda: fresh_epochs[-1])
 
 
 @pytest_asyncio.fixture

@@ -19,6 +19,7 @@ HELD = redis_keys.held_signals(TaskId("task"), PeerId("peer"))
 KEYS = redis_keys.of_task(TaskId("task"))
 STATUS_KEYS = [KEYS.round, KEYS.leases, KEYS.absent]
 CLOSED = [redis_keys.closed_admissions(TaskId("task"), 7), redis_keys.closed_sums(TaskId("task"), 7)]
+LOST = redis_keys.lost(TaskId("task"), 7)
 HINT: list[Argument] = [redis_keys.CHANNEL, "task"]
 GROUP: list[Argument] = ["alice", "a1", 7, 4]
 
@@ -31,8 +32,10 @@ ALL_KEYS = {
     "commit_group": [*STATUS_KEYS, KEYS.admissions, KEYS.sums],
     "start_closing": STATUS_KEYS,
     "start_restoring": STATUS_KEYS,
-    "read_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums],
-    "finish_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, *CLOSED],
+    "read_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
+    "finish_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, *CLOSED, LOST],
+    "lose_contributions": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
+    "lose_version": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST, *CLOSED],
     "set_policy": STATUS_KEYS,
     "swap_peers": [redis_keys.peers(TaskId("task"))],
     "hold_signal": [HELD],
@@ -46,7 +49,8 @@ JOIN: tuple[str, list[Argument]] = ("join_round", [*HINT, "10.0", "alice", "bob"
 COMMIT: tuple[str, list[Argument]] = ("commit_group", [*HINT, "e", 7, "replica", "pointer", "2.0", *GROUP])
 START: tuple[str, list[Argument]] = ("start_closing", [*HINT, "e", 7, "replica", "30.0", "20.0"])
 RESTORE: tuple[str, list[Argument]] = ("start_restoring", [*HINT, "e", 7, "replica", "30.0", 3, "r1", "20.0"])
-FINISH: tuple[str, list[Argument]] = ("finish_closing", [*HINT, "e", 7, 60])
+FINISH: tuple[str, list[Argument]] = ("finish_closing", [*HINT, "e", 7, 60, "", ""])
+LOSE: tuple[str, list[Argument]] = ("lose_contributions", [*HINT, "e", 7, 2, "f", "lost", "alice", ""])
 SWAP: tuple[str, list[Argument]] = ("swap_peers", ["channel", "hint", 0, 1, "body", 60])
 HOLD: tuple[str, list[Argument]] = ("hold_signal", ["signal", 1, 60])
 
@@ -72,6 +76,10 @@ HISTORIES: dict[tuple[str, int], list[tuple[str, list[Argument]]]] = {
     ("read_closing", -2): [OPEN, COMMIT, ("read_closing", ["e", 7])],
     ("finish_closing", 1): [OPEN, COMMIT, START, FINISH],
     ("finish_closing", -2): [OPEN, COMMIT, START, FINISH, FINISH],
+    ("lose_contributions", 1): [OPEN, COMMIT, START, LOSE],
+    ("lose_contributions", -2): [OPEN, COMMIT, START, LOSE, LOSE],
+    ("lose_version", 1): [OPEN, COMMIT, ("lose_version", [*HINT, "e", 7, "f"])],
+    ("lose_version", -2): [OPEN, COMMIT, ("lose_version", [*HINT, "e", 6, "f"])],
     ("set_policy", 1): [OPEN, ("set_policy", [*HINT, *NEW_POLICY])],
     ("set_policy", -1): [("set_policy", [*HINT, *NEW_POLICY])],
     ("swap_peers", 1): [SWAP],
@@ -122,7 +130,7 @@ def test_a_script_reads_like_its_header(name: str) -> None:
     # Keys and arguments are given names at once; a number stands for one nowhere else, but for those that repeat.
     assert code[0].startswith("local ")
     assert "KEYS" in code[0]
-    assert not any("KEYS" in line for line in code[1:])
+    assert not any("KEYS[" in line or "(KEYS" in line for line in code[1:])
     assert not any("ARGV[" in line and not script.repeated for line in code[2:])
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from blobstore import names, records
 from blobstore.records import LedgerEntry
 from blobstore.store import Buffer
-from learning.federated import Admission, RoundStatus, State, Waiting, waiting_for
+from learning.federated import Admission, RoundStatus, State
 from learning.ids import ParticipantId
 from learning.policy import Policy
+from learning.waiting import Waiting, waiting_for
 from roundstore.store import RoundStore
 from tests.e2e.exact_mean import exact_mean
 from tests.simulation.memory_blobs import MemoryBlobStore

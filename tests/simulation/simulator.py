@@ -19,7 +19,7 @@ from unittest import mock
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from learning.federated import waiting_for
+from learning.waiting import waiting_for
 from roundstore.memory_store import MemoryRoundStore
 from roundstore.store import RoundStore
 from services.aggregator import off_loop
