@@ -35,10 +35,14 @@ LONGEST_PAUSE_S = 2.0
 
 _OPTIONS = (
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    # Channels would share connections, and with them the pause after a failure: one that is opened when a service is
+    # back would fail at once, because another one, even one that was closed, had not found it.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),  # a proxy of the environment is not meant for calls among ourselves
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
-    # Probing opens windows of tens of megabytes: what a slow reader has not taken would be held here, not at its source.
+    # Probing opens windows of tens of megabytes: what a slow reader has not taken would be held here, not where it
+    # comes from.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -203,6 +203,17 @@ async def test_a_service_that_was_restarted_is_found_again_by_the_same_channel()
             assert await retrying(lambda: call(channel, "UnaryUnary"), seconds=10) == [b"answer"]
 
 
+async def test_a_new_channel_does_not_share_the_failures_of_an_earlier_one() -> None:
+    async with running(echo_handlers(nothing)) as server:
+        earlier = connect(server.target)
+        await call(earlier, "UnaryUnary")
+    with pytest.raises(StoreUnavailable):
+        await call(earlier, "UnaryUnary")  # from now on it pauses for a second
+    async with running(echo_handlers(nothing), port=server.port), connect(server.target) as channel:
+        await call(channel, "UnaryUnary")
+    await earlier.close()
+
+
 async def test_calls_go_to_all_replicas_and_pass_over_one_that_stopped() -> None:
     answered: list[str] = []
 
