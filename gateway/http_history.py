@@ -31,6 +31,7 @@ from disco.aggregator.v1.aggregator_service_pb2 import (
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from gateway.descriptions import JSON, OCTETS, TaskPath, answers
 from gateway.history_documents import (
     proof_document,
     receipt_key_document,
@@ -46,18 +47,21 @@ if TYPE_CHECKING:
     from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
 
 ANSWER_WITHIN_S = 5.0
-JSON = "application/json"
 PEM = "application/x-pem-file"
-OCTETS = "application/octet-stream"
 
-TaskPath = Annotated[str, Path(description="Id of the task.")]
 NumberPath = Annotated[int, Path(description="Number of the version.", ge=0, lt=2**63)]
 Digest = Annotated[str, Query(description="SHA-256 of the contributed weights, in hex.", pattern="^[0-9a-fA-F]{64}$")]
 Participant = Annotated[
     str, Query(description="Who contributed; where two contributed the same weights.", max_length=128)
 ]
 PageSize = Annotated[int, Query(description="Versions on one page, at most 100; 0: 20.", ge=0, le=100)]
-PageToken = Annotated[str, Query(description="`next_page_token` of the page before; empty: from the newest.")]
+PageToken = Annotated[
+    str,
+    Query(
+        description="`next_page_token` of the page before; empty: from the newest.",
+        json_schema_extra={"pattern": "^[0-9]{0,18}$"},
+    ),
+]
 
 
 class HistoryRoutes:
@@ -81,7 +85,12 @@ class HistoryRoutes:
             ("/receipt-key.pem", self.read_key, "The same as PEM", [PEM]),
         ):
             router.add_api_route(
-                path, route, methods=["GET"], summary=summary, responses=_described(kinds), response_class=Response
+                path,
+                route,
+                methods=["GET"],
+                summary=summary,
+                responses=answers(kinds, 206, 416),
+                response_class=Response,
             )
         return router
 
@@ -166,18 +175,3 @@ class HistoryRoutes:
 
 def _fresh() -> dict[str, str]:
     return {"Cache-Control": "no-store"}
-
-
-def _described(kinds: list[str]) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of the answers."""
-    problem: dict[str, Any] = {"content": {"application/problem+json": {}}}
-    return {
-        200: {"description": "As described above", "content": {kind: {} for kind in kinds}},
-        206: {"description": "The bytes that `Range` names", "content": {kind: {} for kind in kinds}},
-        304: {"description": "What `If-None-Match` names is what is there"},
-        400: {"description": "INVALID_ID, MALFORMED_MESSAGE", **problem},
-        404: {"description": "TASK_NOT_FOUND, VERSION_NOT_FOUND, NOT_IN_VERSION, WRONG_SCHEME", **problem},
-        416: {"description": "RANGE_NOT_SATISFIABLE: there are no such bytes", **problem},
-        422: {"description": "INVALID_REQUEST: a number or a digest that is none", **problem},
-        503: {"description": "STORE_UNAVAILABLE: try again", **problem},
-    }

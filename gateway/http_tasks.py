@@ -18,15 +18,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import structlog
 from disco.task.v1.task_pb2 import Model
 from disco.task.v1.task_service_pb2 import CreateTaskRequest
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from gateway.descriptions import JSON, OCTETS, TaskPath, answers
 from gateway.dialects.dialect import Rendering
 from gateway.dialects.model_bodies import training_config_of
 from gateway.dialects.model_uploads import PushedModel, parse_pushed_model
@@ -52,6 +53,26 @@ if TYPE_CHECKING:
 CREATE_WITHIN_S = 60.0
 VARY = "Accept, User-Agent, X-Disco-Protocol"
 _BEARER = "Bearer "
+FilePath = Annotated[str, Path(description="Which file.", json_schema_extra={"enum": ["model.json", "weights.bin"]})]
+CREATION: dict[str, Any] = {
+    "required": True,
+    "description": "What a Disco client of any generation sends, whatever the content type says.",
+    "content": {
+        JSON: {
+            "schema": {
+                "type": "object",
+                "required": ["task", "model"],
+                "properties": {
+                    "task": {"type": "object", "description": "The task (`newTask` is read as well)."},
+                    "model": {
+                        "description": "The msgpack of the TF.js artifacts as an array of bytes, as "
+                        '{"type": "Buffer", "data": […]}, as an object with indices for keys, or in base64.'
+                    },
+                },
+            }
+        }
+    },
+}
 _NOT_FROM_HERE = (
     "only programs and pages of the gateway's own machine may, and this request came from elsewhere, through a proxy "
     "or from a page of another site. Set DISCO_TASK_CREATION=token and DISCO_TASK_TOKEN, and send the token"
@@ -84,15 +105,30 @@ class TaskRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["tasks"])
-        router.add_api_route("/tasks", self.list_tasks, methods=["GET"], summary="Lists the tasks")
         router.add_api_route(
-            "/tasks", self.create_task, methods=["POST"], summary="Creates a task", response_class=PlainTextResponse
+            "/tasks",
+            self.list_tasks,
+            methods=["GET"],
+            summary="Lists the tasks",
+            response_class=Response,
+            responses=answers([JSON], 206, 416),
+        )
+        router.add_api_route(
+            "/tasks",
+            self.create_task,
+            methods=["POST"],
+            summary="Creates a task",
+            response_class=Response,
+            responses=answers(["text/plain; charset=utf-8"], 403, 408, 409, 413),
+            openapi_extra={"requestBody": CREATION},
         )
         router.add_api_route(
             "/tasks/{task_id}/{file}",
             self.read_file,
             methods=["GET"],
             summary="The newest model: model.json, weights.bin",
+            response_class=Response,
+            responses=answers([JSON, OCTETS], 206, 406, 416),
         )
         return router
 
@@ -110,7 +146,7 @@ class TaskRoutes:
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         return await self._bodies.answer(request, ServedBody("application/json", body, tag), headers={"Vary": VARY})
 
-    async def read_file(self, request: Request, task_id: str, file: str) -> Response:
+    async def read_file(self, request: Request, task_id: TaskPath, file: FilePath) -> Response:
         """The newest model of a task in the words of the generation that asks, or its weights alone."""
         valid_task_id(task_id)
         match file:
