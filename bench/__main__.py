@@ -8,11 +8,12 @@ make bench ARGS="--rows 'float32 10 × 1 M'"   rows whose name contains a text
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 
 import uvloop
 
-from bench import report, uploads
+from bench import report, serving, uploads
 from bench.rows import ROWS, measure
 
 SECONDS, QUICK_SECONDS = 6.0, 2.0
@@ -50,6 +51,10 @@ async def _run(arguments: argparse.Namespace, *, seconds: float) -> None:
     say("", report.COST_HEADER, *details, "")
     if not arguments.rows:
         say(report.uploads_line(await uploads.measure(seconds=seconds)))
+        if serving.is_possible():
+            say(report.serving_line(await asyncio.to_thread(serving.measure, seconds=seconds)))
+        else:
+            say("Models over HTTP were not measured: that takes wrk and nginx (apt-get install wrk nginx-light).")
 
 
 def say(*lines: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import floors
 from bench.rows import Result, Row, Use
+from bench.serving import CONNECTIONS, Serving
 from bench.uploads import Uploads
 
 PACKAGES = ("grpcio", "numpy", "uvicorn", "uvloop", "websockets", "msgspec", "redis")
@@ -89,6 +90,16 @@ def uploads_line(measured: Uploads) -> str:
         f"receipt ({rate * floors.GB / measured.floor_per_s:.1%} of a loopback copy), p50 {measured.p50_ms:.0f} ms, "
         f"{measured.used:.0%} used; the aggregator spends {1 / core:.2f} CPU seconds on a GB "
         f"({core:.3f} GB/s per core)."
+    )
+
+
+def serving_line(measured: Serving) -> str:
+    """Models over HTTP, in sentences."""
+    failed = f" Not all of it worked: {measured.failed}." if measured.failed else ""
+    return (
+        f"A model of 4 MB over HTTP to {CONNECTIONS} connections: {measured.ours:.0f} requests/s, nginx with the same "
+        f"bytes {measured.nginx:.0f} ({measured.ours / measured.nginx:.0%}); "
+        f"{measured.cpu_ms:.1f} ms of the gateway's CPU for a request.{failed}"
     )
 
 
