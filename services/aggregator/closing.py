@@ -16,7 +16,6 @@ and frozen, so any replica may repeat any of them at any time, also two at once:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +28,7 @@ from learning.federated import NotDue, RoundMoved, RoundStatus, State
 from learning.ids import ReplicaId, TaskId
 from learning.refusals import StoredDataDamaged
 from roundstore.store import ClosingRound, RoundStore, SumPointer
-from services.aggregator.exact_sums import NotASum, PartialSum, SumHeader
+from services.aggregator.exact_sums import NotASum, PartialSum, SumDigest, SumHeader
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.next_weights import NextWeights, NextWeightsMaker
 from services.aggregator.off_loop import off_loop
@@ -259,7 +258,7 @@ class _SumReader:
     def __init__(self, merged: PartialSum) -> None:
         self.header: SumHeader | None = None
         self._merged = merged
-        self._digest = hashlib.sha256()
+        self._digest = SumDigest()
         self._limbs_read = 0
 
     def read(self, chunk: bytes) -> None:

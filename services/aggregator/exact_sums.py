@@ -19,10 +19,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from blobstore.store import Buffer
 from services.aggregator.sum_plan import BLOCK, Run, SumPlan, Weights, as_weights
+
+SumDigest = xxhash.xxh3_128
+"""What tells a written sum from another one, or from a torn one: nobody has to forge it to lie, who can write both
+the sum and its pointer, and SHA-256 would cost more than everything else that is done with a sum."""
 
 _MAGIC = b"DISCOSUM"
 _FORMAT = 1

@@ -11,8 +11,6 @@ names is then never written again, whenever that commit takes effect.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -23,7 +21,7 @@ from learning.ids import ReplicaId
 from learning.refusals import StoreUnavailable
 from roundstore.store import SumPointer
 from services.aggregator.collection import Member, OfOneRound
-from services.aggregator.exact_sums import PartialSum
+from services.aggregator.exact_sums import PartialSum, SumDigest
 from services.aggregator.off_loop import off_loop
 from services.aggregator.sum_plan import SumPlan
 
@@ -63,12 +61,9 @@ class OpenSum(OfOneRound):
         """
         blob = names.partial_sum(self._task_id, self._number, self._name, self._free_slot)
         parts = self._sum.to_parts(epoch=self._epoch, round=self._number)
+        digest = _digest(parts)
         try:
-            # At the same time: neither changes the limbs, and each takes a core for milliseconds.
-            digest, _ = await asyncio.gather(
-                off_loop(sum(memoryview(part).nbytes for part in parts), _digest, parts),
-                self._blobs.write_slot(blob, parts),
-            )
+            await self._blobs.write_slot(blob, parts)
         except StoreUnavailable:
             with suppress(StoreUnavailable):
                 await self._blobs.delete(blob)  # the store may be full, and nobody will read it
@@ -99,7 +94,7 @@ def _size(group: Sequence[Member]) -> int:
 
 
 def _digest(parts: Sequence[Buffer]) -> str:
-    digest = hashlib.sha256()
+    digest = SumDigest()
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
