@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from learning.refusals import InvalidModel
 from services.task_service.topology.document import Config, parse
-from services.task_service.topology.graph import Work, read_network
+from services.task_service.topology.graph import Network, Work, read_network
 from services.task_service.topology.layer import Weight
 
 MAX_STEPS = 200_000
@@ -16,6 +16,14 @@ MAX_STEPS = 200_000
 
 def weights_of_topology(topology_json: str) -> tuple[Weight, ...]:
     """The weights of a TF.js LayersModel. Raises InvalidModel."""
+    weights = network_of_topology(topology_json).weights()
+    _check(weights)
+    ordered = sorted(weights, key=lambda weight: not weight.trainable)  # a stable sort
+    return tuple(ordered)
+
+
+def network_of_topology(topology_json: str) -> Network:
+    """The layers of a TF.js LayersModel, wired. Raises InvalidModel."""
     document = parse(topology_json, "the topology")
     if document.has("model_config"):
         document = document.inner("model_config")
@@ -25,11 +33,7 @@ def weights_of_topology(topology_json: str) -> tuple[Weight, ...]:
         config = {"layers": config}
     if not isinstance(config, dict):
         raise document.refusal("config must be an object")
-    network = read_network(document.text("class_name"), Config(config, "the model"), Work(MAX_STEPS))
-    weights = network.weights()
-    _check(weights)
-    ordered = sorted(weights, key=lambda weight: not weight.trainable)  # a stable sort
-    return tuple(ordered)
+    return read_network(document.text("class_name"), Config(config, "the model"), Work(MAX_STEPS))
 
 
 def _check(weights: tuple[Weight, ...]) -> None:
