@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ from disco_server.cannot_start import CannotStart
 from disco_server.launcher import Launcher
 from disco_server.screen import Screen
 from disco_server.settings import LauncherSettings
+from disco_server.until_signal import run_until_signal
 from disco_server.verify_commands import commands as verify_commands
 from rpc.settings import PREFIX, load
 
@@ -32,9 +32,6 @@ app = typer.Typer(
 )
 
 app.add_typer(verify_commands, name="verify")
-
-SAME_SIGNAL_S = 0.5
-"""Programs that pass a signal on often send it to the group as well; that is one wish, not two."""
 
 Port = Annotated[
     int | None,
@@ -115,27 +112,7 @@ def start() -> None:
     screen = Screen(Console(), json_lines=settings.log_format == "json")
     launcher = Launcher(settings, environment=dict(os.environ), screen=screen)
     try:
-        asyncio.run(_until_signal(launcher, screen))
+        asyncio.run(run_until_signal(launcher, screen))
     except CannotStart as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from error
-
-
-async def _until_signal(launcher: Launcher, screen: Screen) -> None:
-    """The first signal stops everything in order, another one at once."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    first_at = loop.time()
-
-    def asked() -> None:
-        nonlocal first_at
-        if not stop.is_set():
-            first_at = loop.time()
-            stop.set()
-        elif loop.time() - first_at > SAME_SIGNAL_S:
-            screen.say("Not waiting any longer.")
-            launcher.kill()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, asked)
-    await launcher.run(stop)

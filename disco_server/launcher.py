@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,30 @@ from disco_server.system import System, decide
 REDIS_S = 15.0
 
 
-class Launcher:
-    """One run of the system; `environment` is what its processes inherit."""
+RunGateway = Callable[[System, Mapping[str, str]], AbstractAsyncContextManager[None]]
+"""Serves a gateway while a block runs; it is told the system, and the environment of its processes."""
 
-    def __init__(self, settings: LauncherSettings, *, environment: Mapping[str, str], screen: Screen) -> None:
+
+class Launcher:
+    """One run of the system; `environment` is what its processes inherit.
+
+    With a `gateway` to run here instead of in a process, `ready` is told its address when everything answers.
+    """
+
+    def __init__(
+        self,
+        settings: LauncherSettings,
+        *,
+        environment: Mapping[str, str],
+        screen: Screen,
+        gateway: RunGateway | None = None,
+        ready: Callable[[str], None] | None = None,
+    ) -> None:
         self._settings = settings
         self._environment = environment
         self._screen = screen
+        self._gateway = gateway
+        self._ready = ready
         self._supervisor = Supervisor(screen)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -43,8 +60,10 @@ class Launcher:
             async with AsyncExitStack() as stack:
                 redis = await self._own_redis(directory, stack)
                 stack.push_async_callback(self._supervisor.stop)
-                started = await _unless(stop, self._start(system, redis, directory))
+                started = await _unless(stop, self._start(system, redis, directory, stack))
                 if started:
+                    if self._ready is not None:
+                        self._ready(system.address)
                     await stop.wait()
                 self._screen.say("Stopping: the gateway first, Redis last.")
         self._screen.say("Stopped.")
@@ -75,7 +94,7 @@ class Launcher:
                     )
                 complained = True
 
-    async def _start(self, system: System, redis: EmbeddedRedis | None, directory: Path) -> None:
+    async def _start(self, system: System, redis: EmbeddedRedis | None, directory: Path, stack: AsyncExitStack) -> None:
         environment = {
             **self._environment,
             "DISCO_DATA_DIR": str(directory),
@@ -89,7 +108,10 @@ class Launcher:
             environment["DISCO_REDIS_URL"] = redis.url
         self._screen.say("Starting the services.")
         await self._supervisor.start(*system.service_plans(environment))
-        await self._supervisor.start(system.gateway_plan(environment))
+        if self._gateway is None:
+            await self._supervisor.start(system.gateway_plan(environment))
+        else:
+            await stack.enter_async_context(self._gateway(system, environment))
         self._screen.tasks(system.address, await _tasks(system))
         self._screen.say(f"Ready at {system.address} with data in {directory}. Ctrl-C stops everything.")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from gateway.own_machine import is_loopback
 from gateway.sessions.federated import ANSWER_WITHIN_S
+from gateway.task_sources.allowed_addresses import Network, networks
 from rpc.settings import Port, ProcessSettings
 
 
@@ -41,6 +42,25 @@ class GatewaySettings(ProcessSettings):
     max_sockets: int = Field(
         10_000, ge=1, description="Sockets that may be open at once; one more is refused at the upgrade with 503."
     )
+
+    fetch_networks: str = Field(
+        "",
+        description="Networks beyond the public internet from which models may be fetched, by plain http, too: "
+        "10.0.0.0/8,127.0.0.0/8. Empty: none.",
+    )
+
+    @field_validator("fetch_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        try:
+            networks(value)
+        except ValueError as error:
+            raise ValueError(f"must be networks with commas between them; {error}") from None
+        return value
+
+    @property
+    def networks_to_fetch_from(self) -> tuple[Network, ...]:
+        return networks(self.fetch_networks)
 
     @model_validator(mode="after")
     def _token_policy_has_a_token(self) -> Self:

@@ -39,6 +39,7 @@ KNOWN_NAMES = frozenset(
         "DEFAULT_DIALECT",
         "DEFAULT_TASKS",
         "DURABILITY",
+        "FETCH_NETWORKS",
         "GATEWAY_HOST",
         "GATEWAY_METRICS_PORT",
         "GATEWAY_PORT",

@@ -71,7 +71,11 @@ class _Spec(msgspec.Struct):
 
 def parse_pushed_model(value: object) -> PushedModel:
     """The model in the `model` field of an upload, parsed from JSON. Raises InvalidModel."""
-    body = pushed_bytes(value)
+    return parse_model_body(pushed_bytes(value))
+
+
+def parse_model_body(body: bytes) -> PushedModel:
+    """The model in bytes as a client encodes it. Raises InvalidModel."""
     if not body:
         raise InvalidModel(problem="it is empty")
     parts = [msgspec.Raw(body)] if 0x80 <= body[0] <= 0x8F or body[0] in (0xDE, 0xDF) else _parts(body)
