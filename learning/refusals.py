@@ -4,6 +4,7 @@
     ├── Refusal         the rules say no; repeating the same call changes nothing
     │   ├── TaskNotFound, TaskAlreadyExists, InvalidTask, InvalidModel, InvalidId,
     │   │   InvalidPolicy, WrongScheme, TaskCreationDenied
+    │   ├── TaskChanged, TaskFieldFixed, TaskDeleted, QuotaExceeded, TooManyUploads
     │   ├── InvalidWeights, WeightsNotFinite, WeightsOutOfBound, DigestMismatch
     │   ├── RoundStale, RoundAhead, DuplicateContribution, WeightCapReached
     │   ├── PrivacyBudgetSpent, PrivacyNotAccounted
@@ -11,7 +12,7 @@
     │   ├── VersionNotFound, NotInVersion
     │   └── PeerNotConnected, PeerReplaced
     └── Fault           the world broke; the same call may work later or elsewhere
-        ├── StoreUnavailable, ShuttingDown
+        ├── StoreUnavailable, ShuttingDown, StorageFull
         └── StoredDataDamaged, InternalError
 
 `reason` is the name of the value of disco.errors.v1.ErrorReason (without its
@@ -21,6 +22,7 @@ How a reason travels is decided in `rpc.status` and `gateway.close_codes`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -54,8 +56,22 @@ class TaskAlreadyExists(Refusal):
 
 
 class InvalidTask(Refusal):
+    """Says everything that is wrong at once where it can: `problems` are pairs of a field and what is wrong with it."""
+
     reason = "INVALID_TASK"
     sentence = "The task is not valid: {field}: {problem}."
+
+    def __init__(self, *, problems: Iterable[tuple[str, str]] = (), **variables: object) -> None:
+        self.problems = tuple(problems)
+        if self.problems:
+            field, problem = self.problems[0]
+            variables = {"field": field, "problem": problem, **variables}
+        super().__init__(**variables)
+        if self.problems:
+            said = "; ".join(f"{field}: {problem}" for field, problem in self.problems)
+            self.args = (f"The task is not valid: {said}.",)
+        else:
+            self.problems = ((self.variables["field"], self.variables["problem"]),)
 
 
 class InvalidModel(Refusal):
@@ -171,6 +187,31 @@ class TaskCreationDenied(Refusal):
     sentence = "Creating tasks is not allowed here: {problem}."
 
 
+class TaskChanged(Refusal):
+    reason = "TASK_CHANGED"
+    sentence = "The task {task_id} is at revision {revision}, not {expected}. Read it again, then decide anew."
+
+
+class TaskFieldFixed(Refusal):
+    reason = "TASK_FIELD_FIXED"
+    sentence = "The field {field} of task {task_id} stays as it was created: {problem}."
+
+
+class TaskDeleted(Refusal):
+    reason = "TASK_DELETED"
+    sentence = "A task {task_id} was deleted. Ids are not used again, because receipts name them: choose another one."
+
+
+class QuotaExceeded(Refusal):
+    reason = "QUOTA_EXCEEDED"
+    sentence = "This server keeps no more than that: {quota} is {limit}. Delete a task, or have the limit raised."
+
+
+class TooManyUploads(Refusal):
+    reason = "TOO_MANY_UPLOADS"
+    sentence = "No more than {limit} uploads a minute come from one address. Try again in {seconds} seconds."
+
+
 class SlowConsumer(Refusal):
     reason = "SLOW_CONSUMER"
     sentence = "Messages were not read for too long. Connect again."
@@ -189,6 +230,11 @@ class StoreUnavailable(Fault):
 class ShuttingDown(Fault):
     reason = "SHUTDOWN"
     sentence = "This process is stopping. Try again; another one will answer."
+
+
+class StorageFull(Fault):
+    reason = "STORAGE_FULL"
+    sentence = "The server has no room left on its disk; nothing was stored. Tell who runs it, and try again then."
 
 
 class StoredDataDamaged(Fault):

@@ -1,7 +1,7 @@
 """Between the task record and disco.task.v1.Task, and between the policies: field by field, by name.
 
 The two have the same fields (a test holds them together), so this file knows only
-the exceptions: enums, the policy's deadline, and `create_time`, which the record does not
+the exceptions: enums, the policy's deadline, and `create_time` and `revision`, which the record does not
 have. What a message leaves out, or sets to zero where zero has no presence, is the
 record's default. The records' own rules decide what is valid.
 """

@@ -11,7 +11,7 @@ from disco.errors.v1 import error_reason_pb2
 from learning import refusals
 from learning.refusals import BY_REASON, DiscoError, Fault, Refusal, RoundStale, StoreUnavailable
 
-FAULTS = {"STORE_UNAVAILABLE", "SHUTDOWN", "STORED_DATA_DAMAGED", "INTERNAL"}
+FAULTS = {"STORAGE_FULL", "STORE_UNAVAILABLE", "SHUTDOWN", "STORED_DATA_DAMAGED", "INTERNAL"}
 
 
 def blanks(kind: type[DiscoError]) -> set[str]:

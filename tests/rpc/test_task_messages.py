@@ -19,7 +19,7 @@ from learning.task import DataExample, DataKind, DisplayInformation, Scheme, Tas
 from rpc.task_messages import policy_from_proto, policy_to_proto, task_from_proto, task_to_proto
 
 RECORDS: list[tuple[type[Any], Any, dict[str, str], set[str]]] = [
-    (Task, task_pb2.Task, {}, {"create_time"}),
+    (Task, task_pb2.Task, {}, {"create_time", "revision"}),
     (DisplayInformation, task_pb2.DisplayInformation, {}, set()),
     (DataExample, task_pb2.DataExample, {}, set()),
     (TrainingInformation, task_pb2.TrainingInformation, {}, set()),

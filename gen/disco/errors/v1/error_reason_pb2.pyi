@@ -96,6 +96,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_PRIVACY_NOT_ACCOUNTED: _ErrorReason.ValueType  # 30
     """The task asks for differential privacy, and this server lacks the library that accounts for it. FAILED_PRECONDITION."""
+    ERROR_REASON_TASK_DELETED: _ErrorReason.ValueType  # 31
+    """A task of this id was deleted; ids are not used again, because receipts name them. ALREADY_EXISTS. metadata: taskId."""
+    ERROR_REASON_TASK_CHANGED: _ErrorReason.ValueType  # 32
+    """The task was updated since the caller saw it. ABORTED. metadata: taskId, expected, revision."""
+    ERROR_REASON_TASK_FIELD_FIXED: _ErrorReason.ValueType  # 33
+    """This field of a task stays as it was created. FAILED_PRECONDITION. metadata: taskId, field, problem."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 34
+    """A limit that the operator set (`quota` is its setting) is reached. RESOURCE_EXHAUSTED. metadata: limit, quota."""
+    ERROR_REASON_TOO_MANY_UPLOADS: _ErrorReason.ValueType  # 35
+    """Too many uploads from one address; try again after so many seconds. RESOURCE_EXHAUSTED. metadata: limit, seconds."""
+    ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 36
+    """The disk of the blob store is full; nothing was stored. RESOURCE_EXHAUSTED."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a caller of Disco may be given for a refusal or a fault.
@@ -180,4 +192,16 @@ FAILED_PRECONDITION. metadata: taskId, epsilon, delta, epsilonBudget.
 """
 ERROR_REASON_PRIVACY_NOT_ACCOUNTED: ErrorReason.ValueType  # 30
 """The task asks for differential privacy, and this server lacks the library that accounts for it. FAILED_PRECONDITION."""
+ERROR_REASON_TASK_DELETED: ErrorReason.ValueType  # 31
+"""A task of this id was deleted; ids are not used again, because receipts name them. ALREADY_EXISTS. metadata: taskId."""
+ERROR_REASON_TASK_CHANGED: ErrorReason.ValueType  # 32
+"""The task was updated since the caller saw it. ABORTED. metadata: taskId, expected, revision."""
+ERROR_REASON_TASK_FIELD_FIXED: ErrorReason.ValueType  # 33
+"""This field of a task stays as it was created. FAILED_PRECONDITION. metadata: taskId, field, problem."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 34
+"""A limit that the operator set (`quota` is its setting) is reached. RESOURCE_EXHAUSTED. metadata: limit, quota."""
+ERROR_REASON_TOO_MANY_UPLOADS: ErrorReason.ValueType  # 35
+"""Too many uploads from one address; try again after so many seconds. RESOURCE_EXHAUSTED. metadata: limit, seconds."""
+ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 36
+"""The disk of the blob store is full; nothing was stored. RESOURCE_EXHAUSTED."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

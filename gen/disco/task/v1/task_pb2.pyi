@@ -91,12 +91,15 @@ class Task(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     AGGREGATION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Identifies the task: [A-Za-z0-9_.-]{1,128}."""
     scheme: Global___Task.Scheme.ValueType
     """How the participants learn together."""
     data_kind: Global___Task.DataKind.ValueType
     """What a participant's data is."""
+    revision: _builtins.int
+    """Grows with every update: 1 as created. Output only, except where a request says which one it expects."""
     @_builtins.property
     def display(self) -> Global___DisplayInformation:
         """What people are told about the task."""
@@ -131,10 +134,11 @@ class Task(_message.Message):
         policy: _policy_pb2.Policy | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         aggregation: Global___Aggregation | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "display", b"display", "policy", b"policy", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "data_kind", b"data_kind", "display", b"display", "policy", b"policy", "scheme", b"scheme", "task_id", b"task_id", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "data_kind", b"data_kind", "display", b"display", "policy", b"policy", "revision", b"revision", "scheme", b"scheme", "task_id", b"task_id", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,11 @@ class TaskServiceStub:
                 request_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.WatchTasks = channel.unary_stream(
+                '/disco.task.v1.TaskService/WatchTasks',
+                request_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.WatchTasksRequest.SerializeToString,
+                response_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.WatchTasksResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/disco.task.v1.TaskService/GetTask',
                 request_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.GetTaskRequest.SerializeToString,
@@ -60,6 +65,16 @@ class TaskServiceStub:
                 request_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskRequest.SerializeToString,
                 response_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskResponse.FromString,
                 _registered_method=True)
+        self.UpdateTask = channel.unary_unary(
+                '/disco.task.v1.TaskService/UpdateTask',
+                request_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.UpdateTaskRequest.SerializeToString,
+                response_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.UpdateTaskResponse.FromString,
+                _registered_method=True)
+        self.DeleteTask = channel.unary_unary(
+                '/disco.task.v1.TaskService/DeleteTask',
+                request_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.DeleteTaskRequest.SerializeToString,
+                response_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.DeleteTaskResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
@@ -69,6 +84,18 @@ class TaskServiceServicer:
     def ListTasks(self, request, context):
         """Lists tasks in the order of their ids.
         Fails with STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTasks(self, request, context):
+        """Streams the tasks: first every one that is there, then `snapshot_complete`,
+        then whatever is created, updated or deleted, for as long as the caller listens.
+        Changes that follow each other fast come as one; a caller who loses the
+        stream calls again and gets a snapshot. Changes made through another replica come
+        at once while Redis can be reached, and within 10 seconds otherwise.
+        Fails with STORE_UNAVAILABLE, SHUTDOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,8 +115,9 @@ class TaskServiceServicer:
         weights from the topology. Safe to send again with the same `request_id`:
         the answer is then the same.
         Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
-        WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TOO_LARGE, MALFORMED_MESSAGE,
-        STREAM_STALLED, STORE_UNAVAILABLE.
+        WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
+        never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
+        STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +138,36 @@ class TaskServiceServicer:
         record and model under another id, with the policy that holds there now.
         That version's weights are kept for good. Safe to send again with the same `request_id`.
         Fails with INVALID_ID, INVALID_TASK, TASK_NOT_FOUND, VERSION_NOT_FOUND,
-        TASK_ALREADY_EXISTS, STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
+        TASK_ALREADY_EXISTS, TASK_DELETED, QUOTA_EXCEEDED, STORED_DATA_DAMAGED, STORAGE_FULL,
+        STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTask(self, request, context):
+        """Changes what is told about a task, also while it runs: all of `display`, and of
+        `training` the fields `epochs`, `batch_size`, `validation_split`,
+        `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
+        weights mean or how they are aggregated, and stays as it was created: another value is
+        refused with the path of its field. (The policy is changed by
+        AggregatorService.ChangePolicy; for everything else create or fork another task.)
+        Of two updates that expect the same revision exactly one is made. Safe to send again with
+        the same `request_id`: the answer is then the same.
+        Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, TASK_NOT_FOUND, TASK_CHANGED,
+        TASK_FIELD_FIXED, MALFORMED_MESSAGE, STORED_DATA_DAMAGED, STORAGE_FULL, STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTask(self, request, context):
+        """Deletes a task for good: its record, model, versions and ledger, and what its open round holds.
+        Its participants are refused with TASK_NOT_FOUND from then on, within 5 seconds at the latest; contributions
+        that are acknowledged meanwhile are lost with it. Its id is never used again, because receipts name it. Forks
+        of it stay. Safe to send again with the same `request_id`.
+        Fails with INVALID_ID, TASK_NOT_FOUND, TASK_CHANGED, MALFORMED_MESSAGE,
+        STORED_DATA_DAMAGED, STORAGE_FULL, STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +180,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ListTasks,
                     request_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.ListTasksRequest.FromString,
                     response_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'WatchTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTasks,
+                    request_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.WatchTasksRequest.FromString,
+                    response_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.WatchTasksResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
@@ -143,6 +205,16 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ForkTask,
                     request_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskRequest.FromString,
                     response_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskResponse.SerializeToString,
+            ),
+            'UpdateTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTask,
+                    request_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.UpdateTaskRequest.FromString,
+                    response_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.UpdateTaskResponse.SerializeToString,
+            ),
+            'DeleteTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTask,
+                    request_deserializer=disco_dot_task_dot_v1_dot_task__service__pb2.DeleteTaskRequest.FromString,
+                    response_serializer=disco_dot_task_dot_v1_dot_task__service__pb2.DeleteTaskResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -173,6 +245,33 @@ class TaskService:
             '/disco.task.v1.TaskService/ListTasks',
             disco_dot_task_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
             disco_dot_task_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/disco.task.v1.TaskService/WatchTasks',
+            disco_dot_task_dot_v1_dot_task__service__pb2.WatchTasksRequest.SerializeToString,
+            disco_dot_task_dot_v1_dot_task__service__pb2.WatchTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -281,6 +380,60 @@ class TaskService:
             '/disco.task.v1.TaskService/ForkTask',
             disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskRequest.SerializeToString,
             disco_dot_task_dot_v1_dot_task__service__pb2.ForkTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.task.v1.TaskService/UpdateTask',
+            disco_dot_task_dot_v1_dot_task__service__pb2.UpdateTaskRequest.SerializeToString,
+            disco_dot_task_dot_v1_dot_task__service__pb2.UpdateTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.task.v1.TaskService/DeleteTask',
+            disco_dot_task_dot_v1_dot_task__service__pb2.DeleteTaskRequest.SerializeToString,
+            disco_dot_task_dot_v1_dot_task__service__pb2.DeleteTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

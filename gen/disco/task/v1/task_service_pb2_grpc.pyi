@@ -37,6 +37,14 @@ class TaskServiceStub:
     """Lists tasks in the order of their ids.
     Fails with STORE_UNAVAILABLE.
     """
+    WatchTasks: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]
+    """Streams the tasks: first every one that is there, then `snapshot_complete`,
+    then whatever is created, updated or deleted, for as long as the caller listens.
+    Changes that follow each other fast come as one; a caller who loses the
+    stream calls again and gets a snapshot. Changes made through another replica come
+    at once while Redis can be reached, and within 10 seconds otherwise.
+    Fails with STORE_UNAVAILABLE, SHUTDOWN.
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
     """Reads one task and its model apart from the weights.
     Fails with INVALID_ID, TASK_NOT_FOUND, STORE_UNAVAILABLE.
@@ -47,8 +55,9 @@ class TaskServiceStub:
     weights from the topology. Safe to send again with the same `request_id`:
     the answer is then the same.
     Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
-    WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TOO_LARGE, MALFORMED_MESSAGE,
-    STREAM_STALLED, STORE_UNAVAILABLE.
+    WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
+    never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
+    STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
     """
     DownloadModel: _grpc.UnaryStreamMultiCallable[_task_service_pb2.DownloadModelRequest, _task_service_pb2.DownloadModelResponse]
     """Streams the model of a task: first `header`, then the weights in chunks
@@ -61,7 +70,28 @@ class TaskServiceStub:
     record and model under another id, with the policy that holds there now.
     That version's weights are kept for good. Safe to send again with the same `request_id`.
     Fails with INVALID_ID, INVALID_TASK, TASK_NOT_FOUND, VERSION_NOT_FOUND,
-    TASK_ALREADY_EXISTS, STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
+    TASK_ALREADY_EXISTS, TASK_DELETED, QUOTA_EXCEEDED, STORED_DATA_DAMAGED, STORAGE_FULL,
+    STORE_UNAVAILABLE.
+    """
+    UpdateTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.UpdateTaskRequest, _task_service_pb2.UpdateTaskResponse]
+    """Changes what is told about a task, also while it runs: all of `display`, and of
+    `training` the fields `epochs`, `batch_size`, `validation_split`,
+    `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
+    weights mean or how they are aggregated, and stays as it was created: another value is
+    refused with the path of its field. (The policy is changed by
+    AggregatorService.ChangePolicy; for everything else create or fork another task.)
+    Of two updates that expect the same revision exactly one is made. Safe to send again with
+    the same `request_id`: the answer is then the same.
+    Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, TASK_NOT_FOUND, TASK_CHANGED,
+    TASK_FIELD_FIXED, MALFORMED_MESSAGE, STORED_DATA_DAMAGED, STORAGE_FULL, STORE_UNAVAILABLE.
+    """
+    DeleteTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.DeleteTaskRequest, _task_service_pb2.DeleteTaskResponse]
+    """Deletes a task for good: its record, model, versions and ledger, and what its open round holds.
+    Its participants are refused with TASK_NOT_FOUND from then on, within 5 seconds at the latest; contributions
+    that are acknowledged meanwhile are lost with it. Its id is never used again, because receipts name it. Forks
+    of it stay. Safe to send again with the same `request_id`.
+    Fails with INVALID_ID, TASK_NOT_FOUND, TASK_CHANGED, MALFORMED_MESSAGE,
+    STORED_DATA_DAMAGED, STORAGE_FULL, STORE_UNAVAILABLE.
     """
 
 @_typing.type_check_only
@@ -73,6 +103,14 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Lists tasks in the order of their ids.
     Fails with STORE_UNAVAILABLE.
     """
+    WatchTasks: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
+    """Streams the tasks: first every one that is there, then `snapshot_complete`,
+    then whatever is created, updated or deleted, for as long as the caller listens.
+    Changes that follow each other fast come as one; a caller who loses the
+    stream calls again and gets a snapshot. Changes made through another replica come
+    at once while Redis can be reached, and within 10 seconds otherwise.
+    Fails with STORE_UNAVAILABLE, SHUTDOWN.
+    """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Reads one task and its model apart from the weights.
     Fails with INVALID_ID, TASK_NOT_FOUND, STORE_UNAVAILABLE.
@@ -83,8 +121,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     weights from the topology. Safe to send again with the same `request_id`:
     the answer is then the same.
     Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
-    WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TOO_LARGE, MALFORMED_MESSAGE,
-    STREAM_STALLED, STORE_UNAVAILABLE.
+    WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
+    never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
+    STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
     """
     DownloadModel: _aio.UnaryStreamMultiCallable[_task_service_pb2.DownloadModelRequest, _task_service_pb2.DownloadModelResponse]  # type: ignore[assignment]
     """Streams the model of a task: first `header`, then the weights in chunks
@@ -97,7 +136,28 @@ class TaskServiceAsyncStub(TaskServiceStub):
     record and model under another id, with the policy that holds there now.
     That version's weights are kept for good. Safe to send again with the same `request_id`.
     Fails with INVALID_ID, INVALID_TASK, TASK_NOT_FOUND, VERSION_NOT_FOUND,
-    TASK_ALREADY_EXISTS, STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
+    TASK_ALREADY_EXISTS, TASK_DELETED, QUOTA_EXCEEDED, STORED_DATA_DAMAGED, STORAGE_FULL,
+    STORE_UNAVAILABLE.
+    """
+    UpdateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.UpdateTaskRequest, _task_service_pb2.UpdateTaskResponse]  # type: ignore[assignment]
+    """Changes what is told about a task, also while it runs: all of `display`, and of
+    `training` the fields `epochs`, `batch_size`, `validation_split`,
+    `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
+    weights mean or how they are aggregated, and stays as it was created: another value is
+    refused with the path of its field. (The policy is changed by
+    AggregatorService.ChangePolicy; for everything else create or fork another task.)
+    Of two updates that expect the same revision exactly one is made. Safe to send again with
+    the same `request_id`: the answer is then the same.
+    Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, TASK_NOT_FOUND, TASK_CHANGED,
+    TASK_FIELD_FIXED, MALFORMED_MESSAGE, STORED_DATA_DAMAGED, STORAGE_FULL, STORE_UNAVAILABLE.
+    """
+    DeleteTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.DeleteTaskRequest, _task_service_pb2.DeleteTaskResponse]  # type: ignore[assignment]
+    """Deletes a task for good: its record, model, versions and ledger, and what its open round holds.
+    Its participants are refused with TASK_NOT_FOUND from then on, within 5 seconds at the latest; contributions
+    that are acknowledged meanwhile are lost with it. Its id is never used again, because receipts name it. Forks
+    of it stay. Safe to send again with the same `request_id`.
+    Fails with INVALID_ID, TASK_NOT_FOUND, TASK_CHANGED, MALFORMED_MESSAGE,
+    STORED_DATA_DAMAGED, STORAGE_FULL, STORE_UNAVAILABLE.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -111,6 +171,20 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
         """Lists tasks in the order of their ids.
         Fails with STORE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchTasks(
+        self,
+        request: _task_service_pb2.WatchTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_task_service_pb2.WatchTasksResponse], _abc.AsyncIterator[_task_service_pb2.WatchTasksResponse]]:
+        """Streams the tasks: first every one that is there, then `snapshot_complete`,
+        then whatever is created, updated or deleted, for as long as the caller listens.
+        Changes that follow each other fast come as one; a caller who loses the
+        stream calls again and gets a snapshot. Changes made through another replica come
+        at once while Redis can be reached, and within 10 seconds otherwise.
+        Fails with STORE_UNAVAILABLE, SHUTDOWN.
         """
 
     @_abc_1.abstractmethod
@@ -134,8 +208,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         weights from the topology. Safe to send again with the same `request_id`:
         the answer is then the same.
         Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
-        WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TOO_LARGE, MALFORMED_MESSAGE,
-        STREAM_STALLED, STORE_UNAVAILABLE.
+        WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
+        never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
+        STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -160,7 +235,40 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         record and model under another id, with the policy that holds there now.
         That version's weights are kept for good. Safe to send again with the same `request_id`.
         Fails with INVALID_ID, INVALID_TASK, TASK_NOT_FOUND, VERSION_NOT_FOUND,
-        TASK_ALREADY_EXISTS, STORED_DATA_DAMAGED, STORE_UNAVAILABLE.
+        TASK_ALREADY_EXISTS, TASK_DELETED, QUOTA_EXCEEDED, STORED_DATA_DAMAGED, STORAGE_FULL,
+        STORE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateTask(
+        self,
+        request: _task_service_pb2.UpdateTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.UpdateTaskResponse, _abc.Awaitable[_task_service_pb2.UpdateTaskResponse]]:
+        """Changes what is told about a task, also while it runs: all of `display`, and of
+        `training` the fields `epochs`, `batch_size`, `validation_split`,
+        `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
+        weights mean or how they are aggregated, and stays as it was created: another value is
+        refused with the path of its field. (The policy is changed by
+        AggregatorService.ChangePolicy; for everything else create or fork another task.)
+        Of two updates that expect the same revision exactly one is made. Safe to send again with
+        the same `request_id`: the answer is then the same.
+        Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, TASK_NOT_FOUND, TASK_CHANGED,
+        TASK_FIELD_FIXED, MALFORMED_MESSAGE, STORED_DATA_DAMAGED, STORAGE_FULL, STORE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteTask(
+        self,
+        request: _task_service_pb2.DeleteTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.DeleteTaskResponse, _abc.Awaitable[_task_service_pb2.DeleteTaskResponse]]:
+        """Deletes a task for good: its record, model, versions and ledger, and what its open round holds.
+        Its participants are refused with TASK_NOT_FOUND from then on, within 5 seconds at the latest; contributions
+        that are acknowledged meanwhile are lost with it. Its id is never used again, because receipts name it. Forks
+        of it stay. Safe to send again with the same `request_id`.
+        Fails with INVALID_ID, TASK_NOT_FOUND, TASK_CHANGED, MALFORMED_MESSAGE,
+        STORED_DATA_DAMAGED, STORAGE_FULL, STORE_UNAVAILABLE.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
