@@ -12,19 +12,24 @@ import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 MMAP_THRESHOLD_BYTES = 1 << 30
 TRIM_THRESHOLD_BYTES = 512 << 20
 
 
 def tune_allocator() -> bool:
-    """Keeps buffers below 1 GiB on the heap and up to 512 MiB of freed heap for reuse; says whether both took."""
+    """Keeps buffers below 1 GiB on one heap and up to 512 MiB of what is freed for reuse; says whether all took.
+
+    One heap: else every thread that ever held a model would keep room for one of its own.
+    """
     if not sys.platform.startswith("linux"):
         return False
     c_library = ctypes.CDLL(None)
     if not hasattr(c_library, "gnu_get_libc_version"):
         return False  # musl has a mallopt that does nothing
     took = [
+        c_library.mallopt(_M_ARENA_MAX, 1),
         c_library.mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
         c_library.mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
     ]
-    return took == [1, 1]
+    return took == [1, 1, 1]
