@@ -39,27 +39,33 @@ class DataKind(Enum):
     TEXT = "text"
 
 
-def _check(holds: bool, name: str, problem: str) -> None:
-    if not holds:
-        raise InvalidTask(field=name, problem=problem)
+class _Problems(list[tuple[str, str]]):
+    """What is wrong with a record: all of it, so that whoever mends it need not come back for every field."""
 
+    def check(self, holds: bool, name: str, problem: str) -> None:
+        if not holds:
+            self.append((name, problem))
 
-def _check_texts(record: object, path: str) -> None:
-    """Bounds every string and every tuple of strings of a record."""
-    for name in record.__dataclass_fields__:  # type: ignore[attr-defined]
-        value = getattr(record, name)
-        texts = value if isinstance(value, tuple) else (value,)
-        _check(len(texts) <= MAX_ITEMS, f"{path}.{name}", f"has more than {MAX_ITEMS} entries")
-        for text in texts:
-            _check(not isinstance(text, str) or len(text) <= MAX_TEXT, f"{path}.{name}", f"is longer than {MAX_TEXT}")
+    def texts(self, record: object, path: str) -> None:
+        """Bounds every string and every tuple of strings of a record."""
+        for name in record.__dataclass_fields__:  # type: ignore[attr-defined]
+            value = getattr(record, name)
+            texts = value if isinstance(value, tuple) else (value,)
+            self.check(len(texts) <= MAX_ITEMS, f"{path}.{name}", f"has more than {MAX_ITEMS} entries")
+            is_long = any(isinstance(text, str) and len(text) > MAX_TEXT for text in texts)
+            self.check(not is_long, f"{path}.{name}", f"is longer than {MAX_TEXT}")
 
+    def url(self, url: str, name: str) -> None:
+        holds = not url or re.fullmatch(r"https?://[^\s/]+(/\S*)?", url) is not None
+        self.check(holds, name, "is not an absolute http(s) URL")
 
-def _check_url(url: str, name: str) -> None:
-    _check(not url or re.fullmatch(r"https?://[^\s/]+(/\S*)?", url) is not None, name, "is not an absolute http(s) URL")
+    def positive(self, value: float | None, name: str) -> None:
+        self.check(value is None or (math.isfinite(value) and value > 0), name, "must be above 0")
 
-
-def _positive(value: float | None, name: str) -> None:
-    _check(value is None or (math.isfinite(value) and value > 0), name, "must be above 0")
+    def refuse(self) -> None:
+        """Raises InvalidTask where there are any."""
+        if self:
+            raise InvalidTask(problems=dict.fromkeys(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +95,14 @@ class DisplayInformation:
     sample_dataset_instructions: str = ""
 
     def __post_init__(self) -> None:
-        _check(bool(self.title.strip()), "display.title", "is missing")
-        _check_texts(self, "display")
+        problems = _Problems()
+        problems.check(bool(self.title.strip()), "display.title", "is missing")
+        problems.texts(self, "display")
         for column in self.data_example:
-            _check_texts(column, "display.data_example")
-        _check_url(self.data_example_image, "display.data_example_image")
-        _check_url(self.sample_dataset_link, "display.sample_dataset_link")
+            problems.texts(column, "display.data_example")
+        problems.url(self.data_example_image, "display.data_example_image")
+        problems.url(self.sample_dataset_link, "display.sample_dataset_link")
+        problems.refuse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,29 +137,31 @@ class TrainingInformation:
     tau_percentile: float | None = None
 
     def __post_init__(self) -> None:
-        _check_texts(self, "training")
+        problems = _Problems()
+        problems.texts(self, "training")
         for name in ("epochs", "batch_size", "round_duration_batches", "round_duration_epochs"):
-            _check(1 <= getattr(self, name) <= 2**31 - 1, f"training.{name}", "must be at least 1")
-        _check(
-            self.epochs % self.round_duration_epochs == 0,
+            problems.check(1 <= getattr(self, name) <= 2**31 - 1, f"training.{name}", "must be at least 1")
+        problems.check(
+            self.round_duration_epochs < 1 or self.epochs % self.round_duration_epochs == 0,
             "training.round_duration_epochs",
             f"must divide the number of epochs ({self.epochs})",
         )
-        _check(0 <= self.validation_split < 1, "training.validation_split", "must be at least 0 and below 1")
-        _check(self.tensor_backend in ("tfjs", "gpt"), "training.tensor_backend", 'must be "tfjs" or "gpt"')
+        problems.check(0 <= self.validation_split < 1, "training.validation_split", "must be at least 0 and below 1")
+        problems.check(self.tensor_backend in ("tfjs", "gpt"), "training.tensor_backend", 'must be "tfjs" or "gpt"')
         for name in ("learning_rate", "clipping_radius", "max_share_value"):
-            _positive(getattr(self, name), f"training.{name}")
-        _check(
+            problems.positive(getattr(self, name), f"training.{name}")
+        problems.check(
             self.noise_scale is None or (math.isfinite(self.noise_scale) and self.noise_scale >= 0),
             "training.noise_scale",
             "must be at least 0",
         )
-        _check(
+        problems.check(
             self.tau_percentile is None or 0 < self.tau_percentile < 1,
             "training.tau_percentile",
             "must be above 0 and below 1",
         )
-        _check_url(self.model_url, "training.model_url")
+        problems.url(self.model_url, "training.model_url")
+        problems.refuse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +179,19 @@ class Task:
 
     def __post_init__(self) -> None:
         valid_id(self.task_id, "task")
-        training = self.training
-        _check(
+        training, problems = self.training, _Problems()
+        problems.check(
             self.scheme is Scheme.FEDERATED or self.aggregation_in_force.rule is AggregationRule.MEAN,
             "aggregation.rule",
             "can be chosen in a federated task only: elsewhere the server does not aggregate",
         )
         if self.data_kind is DataKind.TABULAR:
-            _check(bool(training.input_columns), "training.input_columns", "are required for tabular data")
-            _check(bool(training.output_columns), "training.output_columns", "are required for tabular data")
+            problems.check(bool(training.input_columns), "training.input_columns", "are required for tabular data")
+            problems.check(bool(training.output_columns), "training.output_columns", "are required for tabular data")
         if self.data_kind is DataKind.IMAGE:
-            _check(training.image_height > 0, "training.image_height", "is required for images")
-            _check(training.image_width > 0, "training.image_width", "is required for images")
+            problems.check(training.image_height > 0, "training.image_height", "is required for images")
+            problems.check(training.image_width > 0, "training.image_width", "is required for images")
+        problems.refuse()
 
     @property
     def aggregation_in_force(self) -> Aggregation:

@@ -10,12 +10,14 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.dialects.json_fields import Fields
-from learning.ids import task_id
+from gateway.dialects.policy_fields import read_policy
+from learning.ids import TaskId
+from learning.ids import task_id as valid_task_id
 from learning.policy import Policy
-from learning.refusals import InvalidPolicy, InvalidTask
+from learning.refusals import InvalidId, InvalidPolicy, InvalidTask
 from learning.task import DataExample, DataKind, DisplayInformation, Scheme, Task, TrainingInformation
 
 PREPROCESSING: Final[Mapping[DataKind, tuple[str, ...]]] = {
@@ -44,6 +46,11 @@ _JSON_PATHS: Final = {
 }
 """Names of the record that are not simply camelCase in the documents."""
 
+_IN_PLACE: Final[Mapping[str, Any]] = {"title": "-", "epochs": 1, "batch_size": 1}
+"""What stands in for fields that must be there, while what else is wrong is found out."""
+
+_Record = TypeVar("_Record", DisplayInformation, TrainingInformation)
+
 _DEFAULT_MINIMUM: Final = {Scheme.FEDERATED: 2, Scheme.DECENTRALIZED: 3, Scheme.LOCAL: 1}
 
 
@@ -54,7 +61,7 @@ def parse_task(
 
     `dialect_hint` is the dialect of the request, "" where that is unknown: it decides what fields mean that generations
     use differently, where the document itself does not tell.
-    Raises InvalidTask with the JSON path of the field; InvalidId.
+    Raises InvalidTask with the JSON path of every field that is wrong; InvalidId where it is the id alone.
     """
     if not isinstance(document, Mapping):
         raise InvalidTask(field="task", problem="is no object")
@@ -62,8 +69,8 @@ def parse_task(
     try:
         return reader.task()
     except InvalidTask as refusal:
-        name = refusal.variables["field"]
-        raise InvalidTask(field=_json_path(name), problem=refusal.variables["problem"]) from None
+        paths = [(_json_path(name), problem) for name, problem in refusal.problems]
+        raise InvalidTask(problems=dict.fromkeys(paths)) from None
 
 
 def _json_path(name: str) -> str:
@@ -82,13 +89,16 @@ class _Reader:
         self, document: Mapping[str, object], dialect: str, *, tensor_backend: str, training_config: bytes
     ) -> None:
         display, training = document.get("displayInformation"), document.get("trainingInformation")
-        self._document = Fields({"": document})
-        self._display = Fields({"displayInformation": display, "": document})
+        self._problems: list[tuple[str, str]] = []
+        self._document = self._fields({"": document})
+        self._display = self._fields({"displayInformation": display, "": document})
         summary = self._display.find("summary")
-        self._summary = Fields({"displayInformation.summary": summary, "displayInformation": display, "": document})
+        self._summary = self._fields(
+            {"displayInformation.summary": summary, "displayInformation": display, "": document}
+        )
         inside = training if isinstance(training, Mapping) else {}
         nested = ("privacy", "privacyParameters", "modelCompileData", "modelTrainData")
-        self._training = Fields(
+        self._training = self._fields(
             {"trainingInformation": training}
             | {f"trainingInformation.{name}": inside.get(name) for name in nested}
             | {"": document}
@@ -99,15 +109,47 @@ class _Reader:
         self._is_g21 = _is_g21(document, dialect)
 
     def task(self) -> Task:
+        """Raises InvalidTask with everything that is wrong, InvalidId where only the id is."""
         scheme, kind = self._scheme(), self._data_kind()
-        return Task(
-            task_id=task_id(self._id()),
-            scheme=scheme,
-            data_kind=kind,
-            display=self._display_information(),
-            training=self._training_information(kind),
-            policy=self._policy(scheme),
-        )
+        display = self._built(DisplayInformation, "display", self._display_information())
+        training = self._built(TrainingInformation, "training", self._training_information(kind))
+        policy, task_id, refusal = self._policy(scheme), TaskId("-"), None
+        try:
+            task_id = valid_task_id(self._id())
+        except InvalidId as error:
+            refusal = error
+        try:
+            task = Task(task_id, scheme, kind, display=display, training=training, policy=policy)
+        except InvalidTask as error:
+            self._problems += error.problems
+        if self._problems:
+            if refusal is not None:
+                self._problems.insert(0, (self._id_path(), "is not 1 to 128 of A-Z, a-z, 0-9, '_', '.', '-'"))
+            raise InvalidTask(problems=self._problems)
+        if refusal is not None:
+            raise refusal
+        return task
+
+    def _fields(self, places: Mapping[str, object]) -> Fields:
+        return Fields(places, self._problems)
+
+    def _built(self, record: type[_Record], path: str, values: dict[str, Any]) -> _Record:
+        """The record; where fields are wrong, with others in their place, so that the rest can be looked at."""
+        try:
+            return record(**values)
+        except InvalidTask as refusal:
+            self._problems += refusal.problems
+            for name in {name.removeprefix(f"{path}.").partition(".")[0] for name, _ in refusal.problems}:
+                values.pop(name)
+                if name in _IN_PLACE:
+                    values[name] = _IN_PLACE[name]
+            values.pop("round_duration_epochs", None)  # it must divide the number of epochs, which may be another now
+            return record(**values)
+
+    def _id_path(self) -> str:
+        names = ("id", "taskID", "taskId")
+        is_inside = self._document.find(*names) is None and self._training.find(*names) is not None
+        return (self._training if is_inside else self._document).path(*names)
 
     def _id(self) -> str:
         """The id; where the form sent none, the title as one."""
@@ -120,7 +162,8 @@ class _Reader:
     def _scheme(self) -> Scheme:
         name = self._training.text("scheme").strip().lower() or "federated"
         if name not in {scheme.value for scheme in Scheme}:
-            raise InvalidTask(field=self._training.path("scheme"), problem="is not federated, decentralized or local")
+            self._problems.append((self._training.path("scheme"), "is not federated, decentralized or local"))
+            return Scheme.FEDERATED
         return Scheme(name)
 
     def _data_kind(self) -> DataKind:
@@ -130,71 +173,74 @@ class _Reader:
         if not name:
             name = "image" if self._training.find("IMAGE_H") is not None else "tabular"
         if name not in {kind.value for kind in DataKind}:
-            raise InvalidTask(field=self._training.path("dataType"), problem="is not image, tabular or text")
+            self._problems.append((self._training.path("dataType"), "is not image, tabular or text"))
+            return DataKind.TEXT
         return DataKind(name)
 
-    def _display_information(self) -> DisplayInformation:
+    def _display_information(self) -> dict[str, Any]:
         display = self._display
         summary = self._display.find("summary")
         example = tuple(
             DataExample(cell.text("columnName", "name"), cell.text("columnData", "data"))
             for cell in display.objects("dataExample")
         )
-        sample = Fields({"displayInformation.sampleDataset": display.find("sampleDataset")})
-        return DisplayInformation(
-            title=self._title(),
-            preview=summary if isinstance(summary, str) else self._summary.text("preview"),
-            overview=self._summary.text("overview"),
-            tradeoffs=display.text("tradeoffs"),
-            limitations=display.text("limitations"),
-            model=_text_only(display.find("model")),
-            data_format=display.text("dataFormatInformation"),
-            data_example_text=display.text("dataExampleText"),
-            data_example_image=_absolute(display.text("dataExampleImage")),
-            data_example=example,
-            headers=display.texts("headers"),
-            sample_dataset_link=_absolute(display.text("sampleDatasetLink") or sample.text("link")),
-            sample_dataset_instructions=display.text("sampleDatasetInstructions") or sample.text("instructions"),
-        )
+        sample = self._fields({"displayInformation.sampleDataset": display.find("sampleDataset")})
+        return {
+            "title": self._title(),
+            "preview": summary if isinstance(summary, str) else self._summary.text("preview"),
+            "overview": self._summary.text("overview"),
+            "tradeoffs": display.text("tradeoffs"),
+            "limitations": display.text("limitations"),
+            "model": _text_only(display.find("model")),
+            "data_format": display.text("dataFormatInformation"),
+            "data_example_text": display.text("dataExampleText"),
+            "data_example_image": _absolute(display.text("dataExampleImage")),
+            "data_example": example,
+            "headers": display.texts("headers"),
+            "sample_dataset_link": _absolute(display.text("sampleDatasetLink") or sample.text("link")),
+            "sample_dataset_instructions": display.text("sampleDatasetInstructions") or sample.text("instructions"),
+        }
 
-    def _training_information(self, kind: DataKind) -> TrainingInformation:
+    def _training_information(self, kind: DataKind) -> dict[str, Any]:
         training, epochs = self._training, self._required("epochs")
         batches, rounds = self._round_durations(epochs)
         compiled = self._compiled
-        return TrainingInformation(
-            epochs=epochs,
-            batch_size=self._required("batchSize"),
-            validation_split=training.number("validationSplit") or 0.0,
-            round_duration_batches=batches,
-            round_duration_epochs=rounds,
-            tensor_backend=training.text("tensorBackend") or self._tensor_backend,
-            model_id=_text_only(training.find("modelID", "modelId")),
-            input_columns=training.texts("inputColumns"),
-            output_columns=training.texts("outputColumns", "outputColumn"),
-            image_height=training.whole("IMAGE_H") or 0,
-            image_width=training.whole("IMAGE_W") or 0,
-            labels=training.texts("LABEL_LIST"),
-            preprocessing=self._preprocessing(kind),
-            optimizer=training.text("optimizer") or compiled.optimizer or "sgd",
-            loss=training.text("loss") or compiled.loss or "meanSquaredError",
-            metrics=training.texts("metrics") or compiled.metrics or ("accuracy",),
-            learning_rate=training.number("learningRate"),
-            model_url=_absolute(training.text("modelURL")),
-            tokenizer=_text_only(training.find("tokenizer")),
-            max_sequence_length=training.whole("maxSequenceLength", "contextLength") or 0,
-            clipping_radius=training.number("clippingRadius"),
-            noise_scale=training.number("noiseScale"),
-            secure_aggregation=self._secure(),
-            max_share_value=training.number("maxShareValue"),
-            byzantine_robust=training.flag("byzantineRobustAggregator")
+        return {
+            "epochs": epochs,
+            "batch_size": self._required("batchSize"),
+            "validation_split": training.number("validationSplit") or 0.0,
+            "round_duration_batches": batches,
+            "round_duration_epochs": rounds,
+            "tensor_backend": training.text("tensorBackend") or self._tensor_backend,
+            "model_id": _text_only(training.find("modelID", "modelId")),
+            "input_columns": training.texts("inputColumns"),
+            "output_columns": training.texts("outputColumns", "outputColumn"),
+            "image_height": training.whole("IMAGE_H") or 0,
+            "image_width": training.whole("IMAGE_W") or 0,
+            "labels": training.texts("LABEL_LIST"),
+            "preprocessing": self._preprocessing(kind),
+            "optimizer": training.text("optimizer") or compiled.optimizer or "sgd",
+            "loss": training.text("loss") or compiled.loss or "meanSquaredError",
+            "metrics": training.texts("metrics") or compiled.metrics or ("accuracy",),
+            "learning_rate": training.number("learningRate"),
+            "model_url": _absolute(training.text("modelURL")),
+            "tokenizer": _text_only(training.find("tokenizer")),
+            "max_sequence_length": training.whole("maxSequenceLength", "contextLength") or 0,
+            "clipping_radius": training.number("clippingRadius"),
+            "noise_scale": training.number("noiseScale"),
+            "secure_aggregation": self._secure(),
+            "max_share_value": training.number("maxShareValue"),
+            "byzantine_robust": training.flag("byzantineRobustAggregator")
             or training.find("aggregationStrategy") == "byzantine",
-            tau_percentile=training.number("tauPercentile"),
-        )
+            "tau_percentile": training.number("tauPercentile"),
+        }
 
     def _required(self, name: str) -> int:
         value = self._training.whole(name)
         if value is None:
-            raise InvalidTask(field=self._training.path(name), problem="is missing")
+            if self._training.find(name) is None:
+                self._problems.append((self._training.path(name), "is missing"))
+            return 1
         return value
 
     def _round_durations(self, epochs: int) -> tuple[int, int]:
@@ -217,7 +263,8 @@ class _Reader:
         path, known = self._training.path("preprocessingFunctions"), PREPROCESSING[kind]
         for index, item in enumerate(given):
             if isinstance(item, bool) or not (isinstance(item, str) or item in range(len(known))):
-                raise InvalidTask(field=f"{path}[{index}]", problem=f"is neither a name nor 0 to {len(known) - 1}")
+                self._problems.append((f"{path}[{index}]", f"is neither a name nor 0 to {len(known) - 1}"))
+                return ()
         return tuple(item if isinstance(item, str) else known[int(item)] for item in given)
 
     def _secure(self) -> bool:
@@ -230,10 +277,13 @@ class _Reader:
     def _policy(self, scheme: Scheme) -> Policy:
         names = ("minNbOfParticipants", "minimumReadyPeers")
         minimum = self._training.whole(*names)
+        if (document := self._document.find("policy")) is not None:
+            return read_policy(document, min_participants=_DEFAULT_MINIMUM[scheme] if minimum is None else minimum)
         try:
             return Policy(min_participants=_DEFAULT_MINIMUM[scheme] if minimum is None else minimum)
         except InvalidPolicy as refusal:
-            raise InvalidTask(field=self._training.path(*names), problem=refusal.variables["problem"]) from None
+            self._problems.append((self._training.path(*names), refusal.variables["problem"]))
+            return Policy()
 
 
 def _is_g21(document: Mapping[str, object], dialect: str) -> bool:

@@ -263,3 +263,47 @@ def test_whatever_is_uploaded_is_a_task_or_refused_by_name(
     except (InvalidTask, InvalidId) as refusal:
         outcome = refusal
     assert isinstance(outcome, (Task, InvalidTask, InvalidId))
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(InvalidTask) as refusal:
+        parse_task(
+            {
+                "id": "a/b",
+                "displayInformation": {"dataExampleImage": 5, "dataExample": "x", "headers": [[]]},
+                "trainingInformation": {
+                    "dataType": "tabular",
+                    "scheme": "odd",
+                    "epochs": "many",
+                    "batchSize": 0,
+                    "validationSplit": 2,
+                    "minNbOfParticipants": -1,
+                    "inputColumns": ["a"],
+                },
+            }
+        )
+    assert set(refusal.value.problems) == {
+        ("id", "is not 1 to 128 of A-Z, a-z, 0-9, '_', '.', '-'"),
+        ("displayInformation.dataExample", "is not a list"),
+        ("displayInformation.headers[0]", "is not a text"),
+        ("trainingInformation.scheme", "is not federated, decentralized or local"),
+        ("trainingInformation.epochs", "is not a number"),
+        ("trainingInformation.batchSize", "must be at least 1"),
+        ("trainingInformation.validationSplit", "must be at least 0 and below 1"),
+        ("trainingInformation.minNbOfParticipants", "is not a whole number from 0 to 2147483647"),
+        ("trainingInformation.outputColumns", "are required for tabular data"),
+    }
+    assert str(refusal.value).count("; ") == len(refusal.value.problems) - 1
+
+
+def test_missing_title_and_numbers_are_all_named() -> None:
+    with pytest.raises(InvalidTask) as refusal:
+        parse_task({"displayInformation": {}, "trainingInformation": {"dataType": "image"}})
+    assert [path for path, _ in refusal.value.problems] == [
+        "id",
+        "trainingInformation.epochs",
+        "trainingInformation.batchSize",
+        "displayInformation.taskTitle",
+        "trainingInformation.IMAGE_H",
+        "trainingInformation.IMAGE_W",
+    ]
