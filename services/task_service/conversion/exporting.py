@@ -1,7 +1,7 @@
 """The way out: a version as a file that others read.
 
     tfjs         a folder with model.json and weights.bin, as `tf.loadLayersModel` takes it
-    h5           Keras 2 (tf_keras), which Keras 3 and the converter of TF.js read too
+    h5           Keras 2, which is tf_keras today
     keras        Keras 3
     safetensors  the weights as they travel, under their names; the topology is in its metadata
 

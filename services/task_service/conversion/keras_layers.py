@@ -18,7 +18,7 @@ def _of(*tensors: str) -> tuple[str, ...]:
     return tuple(f"{tensor}_{kind}" for tensor in tensors for kind in ("initializer", "regularizer", "constraint"))
 
 
-_ALWAYS = ("name", "trainable", "dtype", "batch_input_shape")
+ALWAYS = ("name", "trainable", "dtype", "batch_input_shape")
 _DENSE = ("units", "activation", "use_bias", *_of("kernel", "bias"))
 _CONVOLUTION = (
     *("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation", "use_bias"),
@@ -125,7 +125,7 @@ def rewritten(class_name: str, config: Mapping[str, Any], where: str, *, keras_3
     """The configuration without the layers that it may hold inside. Raises InvalidModel."""
     kept: dict[str, Any] = {}
     for key, value in _renamed(class_name, config).items():
-        if key in _ALWAYS or key in KEPT[class_name]:
+        if key in ALWAYS or key in KEPT[class_name]:
             kept[key] = _value(key, value, where, keras_3=keras_3)
         elif not _means_nothing(key, value):
             raise InvalidModel(problem=f"{where}: TF.js has nothing like {key[:64]} = {str(value)[:64]}")

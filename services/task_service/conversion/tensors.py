@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.refusals import InvalidModel, TooLarge, WeightsNotFinite
+from learning.refusals import InvalidModel, InvalidWeights, TooLarge, WeightsNotFinite
 from services.task_service.topology.layer import Weight
 
 _EXACT = ("float32", "float16")
@@ -41,6 +41,26 @@ class Found:
     training_config: str = ""
     notes: list[str] = field(default_factory=list)
     kind: str = "tfjs"
+
+
+class CanonicalWeights:
+    """The weights of a version in a file, tensor by tensor."""
+
+    def __init__(self, path: Path, specs: Sequence[tuple[str, Sequence[int]]]) -> None:
+        self._path = path
+        self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
+        at = 0
+        for name, shape in specs:
+            self._places[name] = (at, tuple(shape))
+            at += 4 * math.prod(shape)
+        if path.stat().st_size != at:
+            raise InvalidWeights(problem=f"{path.stat().st_size} bytes came, {at} belong to the model")
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        start, shape = self._places[name]
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return np.fromfile(file, "<f4", math.prod(shape)).reshape(shape)
 
 
 def write_weights(path: Path, wanted: Sequence[Weight], tensors: Mapping[str, Tensor], *, limit: int) -> None:
