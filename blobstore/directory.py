@@ -128,6 +128,11 @@ class DirectoryBlobStore:
             found = await _in_thread(lambda: files.names_below(folder, self._root))
         return names_among(found)
 
+    async def settle(self) -> None:
+        if self._flusher is not None:
+            with _faults():
+                await self._flusher.flush()
+
     async def delete(self, name: str) -> None:
         path = self._path(name)
         with _faults():

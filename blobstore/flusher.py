@@ -22,6 +22,7 @@ class Flusher:
         self._changed: set[Path] = set()
         self._task: asyncio.Task[None] | None = None
         self._fault: OSError | None = None
+        self._flushing = asyncio.Lock()
 
     def changed(self, path: Path) -> None:
         """Raises OSError where the last sync failed: what was acknowledged then is not safe, so no more may be."""
@@ -33,6 +34,10 @@ class Flusher:
 
     async def flush(self) -> None:
         """Syncs now. Raises OSError; the files are then tried again with the next flush."""
+        async with self._flushing:  # whoever returns from here has waited for those that somebody else is syncing
+            await self._flush()
+
+    async def _flush(self) -> None:
         changed, self._changed = self._changed, set()
         try:
             await asyncio.to_thread(files.sync, changed, self._root)

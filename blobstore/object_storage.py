@@ -189,6 +189,9 @@ class ObjectBlobStore:
                 return sorted(names_among(found))
             found += [entry["path"] for entry in page]
 
+    async def settle(self) -> None:
+        """What object storage has taken, it keeps."""
+
     async def delete(self, name: str) -> None:
         parts_of(name)
         self._tags.pop(name, None)

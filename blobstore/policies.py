@@ -10,12 +10,15 @@ import itertools
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from blobstore import names, records
 from blobstore.store import BlobExists, BlobStore
 from learning.ids import TaskId
 from learning.policy import Policy
-from learning.refusals import Refusal, StoredDataDamaged
+from learning.refusals import Refusal
+
+_log = structlog.stdlib.get_logger("blobstore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,18 @@ class PolicyChange:
 
 
 async def newest(store: BlobStore, task_id: TaskId) -> PolicyChange | None:
-    """The change that holds; None where there was none. Raises StoredDataDamaged."""
-    found = await store.list(names.policies(task_id))
-    return await _read(store, found[-1]) if found else None
+    """The change that holds; None where there was none."""
+    for name in reversed(await store.list(names.policies(task_id))):
+        if change := await _read(store, name):
+            return change
+    return None
 
 
 async def of_request(store: BlobStore, task_id: TaskId, request_id: str) -> PolicyChange | None:
-    """The change that a request made. Raises StoredDataDamaged."""
+    """The change that a request made."""
     for name in reversed(await store.list(names.policies(task_id))):
         change = await _read(store, name)
-        if change.request_id == request_id:
+        if change and change.request_id == request_id:
             return change
     return None
 
@@ -54,13 +59,16 @@ async def add(store: BlobStore, task_id: TaskId, policy: Policy, *, request_id: 
             await store.write(names.policy(task_id, number), [records.encode(change)], replace=False)
         except BlobExists:
             continue
+        await store.settle()
         return change
     raise AssertionError("counting never ends")
 
 
-async def _read(store: BlobStore, name: str) -> PolicyChange:
+async def _read(store: BlobStore, name: str) -> PolicyChange | None:
+    """None where it is torn: it was written in the last moment before a loss of power, and never told to anybody."""
     data = await store.read(name)
     try:
         return msgspec.json.decode(data, type=PolicyChange)
-    except (msgspec.DecodeError, ValueError, Refusal) as broken:
-        raise StoredDataDamaged(name=name) from broken
+    except (msgspec.DecodeError, ValueError, Refusal):
+        _log.exception("policy.torn", blob=name)
+        return None

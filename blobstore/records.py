@@ -136,6 +136,10 @@ class LedgerEntry:
     """Of the rollback."""
     state_digest: str = ""
     """Of what the rule goes on with in the next round (`blobstore.names.rule_state`); empty where it keeps nothing."""
+    contributions_ever: int | None = None
+    """In this version and all before it; None in entries that were written before this was kept."""
+    lost: tuple[LedgerLine, ...] = ()
+    """Contributions to its round that were acknowledged and lost, to a loss of power or a broken disk: not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ async def read_model(store: BlobStore, record: TaskRecord) -> Model:
 
 
 async def newest_version(store: BlobStore, task_id: TaskId) -> int:
-    """The number of the newest version that is whole; 0 where nothing was trained yet."""
+    """The number of the newest version that was written, whole or not (`blobstore.whole`); 0 where none was."""
     entries = [name for name in await store.list(names.versions(task_id)) if name.endswith(".json")]
     return int(entries[-1].rsplit("/", 1)[1].removesuffix(".json")) if entries else 0
 
@@ -262,11 +266,11 @@ async def read_weights(store: BlobStore, task_id: TaskId, entry: LedgerEntry) ->
 
 
 async def read_rollback(store: BlobStore, task_id: TaskId, request_id: str) -> LedgerEntry | None:
-    """The version that a request to roll back made; None where it has made none. Raises StoredDataDamaged."""
+    """The version that a request to roll back made; None where it has made none."""
     try:
         rollback = await _read(store, names.rollback(task_id, request_id), Rollback)
         entry = await read_ledger_entry(store, task_id, rollback.version)
-    except (BlobMissing, VersionNotFound):
+    except (BlobMissing, VersionNotFound, StoredDataDamaged):  # a marker that was torn is none
         return None
     return entry if entry.request_id == request_id else None
 
@@ -277,15 +281,18 @@ async def oldest_kept(store: BlobStore, task_id: TaskId) -> int:
     return int(bounds[-1].rsplit("/", 1)[1]) if bounds else 0
 
 
-async def write_version(store: BlobStore, task_id: TaskId, weights: Buffer, entry: LedgerEntry) -> None:
+async def write_version(
+    store: BlobStore, task_id: TaskId, weights: Buffer, entry: LedgerEntry, *, replace: bool = False
+) -> None:
     """Writes the weights, then the entry that makes them a version. Writing the same version twice is harmless.
 
-    Raises BlobExists where another entry is that version already: versions do not change.
+    Raises BlobExists where there is another entry already: versions do not change. `replace` is
+    for one that is not whole (`blobstore.whole`), and so is no version.
     """
     await store.write(names.weights_of_version(task_id, entry.version, entry.digest), [weights])
     name, data = names.ledger_entry(task_id, entry.version), encode(entry)
     try:
-        await store.write(name, [data], replace=False)
+        await store.write(name, [data], replace=replace)
     except BlobExists:
         if await store.read(name) != data:
             raise
@@ -313,5 +320,7 @@ async def write_task(
     )
     await store.write(names.weights(task.task_id, record.initial_digest), [weights])
     await store.write(names.model(task.task_id, record.model_digest), [model_json])
+    await store.settle()  # before the record: a task that exists has all of this
     await store.write(names.task_record(task.task_id), [encode(record)], replace=False)
+    await store.settle()
     return record

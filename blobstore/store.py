@@ -85,5 +85,8 @@ class BlobStore(Protocol):
     async def list(self, prefix: str) -> list[str]:
         """The names below a folder (`prefix` without a slash at its end; "" for all), sorted."""
 
+    async def settle(self) -> None:
+        """Returns once everything that this process has written is safe from a loss of power: for what is rare."""
+
     async def delete(self, name: str) -> None:
         """Behaviour: no error for a blob that is not there."""

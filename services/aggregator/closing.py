@@ -16,7 +16,7 @@ and frozen, so any replica may repeat any of them at any time, also two at once:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -24,7 +24,7 @@ import structlog
 from blobstore import ledger, names, records
 from blobstore.records import LedgerEntry, LedgerLine, Rollback
 from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
-from learning.federated import NotDue, RoundMoved, RoundStatus, State
+from learning.federated import Admission, NotDue, RoundMoved, RoundStatus, State
 from learning.ids import ReplicaId, TaskId
 from learning.refusals import StoredDataDamaged
 from roundstore.store import ClosingRound, RoundStore, SumPointer
@@ -33,6 +33,7 @@ from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.next_weights import NextWeights, NextWeightsMaker
 from services.aggregator.off_loop import off_loop
 from services.aggregator.rounds import Rounds
+from services.aggregator.salvage import Salvage
 from services.aggregator.unreadable import Unreadable
 
 LEASE_S = 10.0
@@ -55,6 +56,7 @@ class Closing:
         blobs: BlobStore,
         rounds: Rounds,
         *,
+        salvage: Salvage,
         replica_id: ReplicaId,
         metrics: AggregatorMetrics,
         clock: Callable[[], float],
@@ -64,6 +66,7 @@ class Closing:
         self._store = store
         self._blobs = blobs
         self._rounds = rounds
+        self._salvage = salvage
         self._next_weights = NextWeightsMaker(blobs, rounds)
         self._replica_id = replica_id
         self._metrics = metrics
@@ -89,8 +92,14 @@ class Closing:
         try:
             if not self.is_ours(status):
                 await self._lease(status)
-            contributions = await self._publish(status)
-            after = await self._store.finish_closing(status.task_id, epoch=status.epoch, number=status.number)
+            contributions, ever = await self._publish(status)
+            after = await self._store.finish_closing(
+                status.task_id,
+                epoch=status.epoch,
+                number=status.number,
+                contributions=contributions,
+                contributions_ever=ever,
+            )
         except (NotDue, RoundMoved):
             return False
         self._rounds.saw(after)
@@ -124,33 +133,38 @@ class Closing:
         )
         self._rounds.saw(aggregating)
 
-    async def _publish(self, status: RoundStatus) -> int:
-        """Makes sure that the version exists; the number of its contributions. Raises RoundMoved, StoredDataDamaged."""
-        attempts_left = READ_ATTEMPTS
+    async def _publish(self, status: RoundStatus) -> tuple[int, int]:
+        """Makes sure that the version exists; how many contributions it counts, and how many with those before it.
+
+        Raises RoundMoved, StoredDataDamaged.
+        """
+        attempts_left, replace = READ_ATTEMPTS, False
         while True:
             closing = await self._store.read_closing(status.task_id, epoch=status.epoch, number=status.number)
             if await self._rounds.is_behind(closing.status):
                 return await self._published_before(closing)
             try:
-                await self._make_version(closing)
+                return await self._make_version(closing, replace=replace)
             except BlobExists:
-                continue  # the round store forgot this round while it was closed, and its successor was faster
+                # Either the round store forgot this round while it was closed, and its successor was faster, or there
+                # is an entry that is no version, left by a loss of power.
+                replace = not await self._rounds.is_behind(closing.status)
             except Unreadable as unreadable:
                 # Perhaps the round moved on and its sums are deleted; reading the round again says so.
                 _log.error("sum.damaged", task_id=status.task_id, number=status.number, blob=unreadable.blob)
                 attempts_left -= 1
+                if not attempts_left and await self._salvage.went_on_without(closing):
+                    raise RoundMoved from None
                 if not attempts_left:
                     raise StoredDataDamaged(name=unreadable.blob) from unreadable
                 await asyncio.sleep(self._read_pause_s)
-            else:
-                return len(closing.admissions)
 
-    async def _published_before(self, closing: ClosingRound) -> int:
+    async def _published_before(self, closing: ClosingRound) -> tuple[int, int]:
         """The version exists: by an earlier attempt at closing, or because the store forgot a round that was closed."""
         status = closing.status
         entry = await records.read_ledger_entry(self._blobs, status.task_id, status.number + 1)
         counted = set(entry.contributions)
-        missing = [line.participant_id for line in _lines(closing) if line not in counted]
+        missing = [line.participant_id for line in _lines(closing.admissions) if line not in counted]
         if missing:
             _log.error(
                 "round.repeated",
@@ -159,7 +173,7 @@ class Closing:
                 not_counted=len(missing),
                 because="the round store lost its newest writes, and the version it was to make exists",
             )
-        return len(entry.contributions)
+        return _counted(entry, status)
 
     async def _merged(self, closing: ClosingRound) -> PartialSum:
         """The sum of all contributions. Raises Unreadable, StoredDataDamaged."""
@@ -183,7 +197,8 @@ class Closing:
             raise Unreadable(pointer.blob) from broken
         expected = SumHeader(
             plan_digest=merged.plan.digest,
-            epoch=status.epoch,
+            # Of a round that was collected before, and is again because its version is lost, that of before.
+            epoch=reader.header.epoch if reader.header else "",
             round=status.number,
             contributions=pointer.contributions,
             total_weight=pointer.total_weight,
@@ -199,30 +214,31 @@ class Closing:
             return await self._next_weights.of_contributions(closing)
         return await self._next_weights.of_sum(closing.status, await self._merged(closing))
 
-    async def _make_version(self, closing: ClosingRound) -> None:
-        """Raises BlobExists, Unreadable, RoundMoved, StoredDataDamaged."""
+    async def _make_version(self, closing: ClosingRound, *, replace: bool) -> tuple[int, int]:
+        """As `_publish`. Raises BlobExists, Unreadable, RoundMoved, StoredDataDamaged."""
         status, restoring = closing.status, closing.status.restoring
         if restoring is None:
             made = await self._next(closing)
             assert status.first_contribution_at is not None, "a round that is due has contributions"
             # And not now: whoever closes the round writes the same bytes.
-            await self._write(
+            return await self._write(
                 closing,
                 made.weights,
+                replace=replace,
                 digest=made.digest,
                 create_time=status.first_contribution_at,
                 rule=made.rule,
                 state_digest=made.state_digest,
             )
-            return
         restored = await records.read_ledger_entry(self._blobs, status.task_id, restoring.version)
         weights = await records.read_weights(self._blobs, status.task_id, restored)
         # Before the entry, so that a version is always found by the request that asked for it.
         request = names.rollback(status.task_id, restoring.request_id)
         await self._blobs.write(request, [records.encode(Rollback(version=status.number + 1))])
-        await self._write(
+        return await self._write(
             closing,
             weights,
+            replace=replace,
             digest=restored.digest,
             create_time=restoring.asked_at,
             rule="restore",
@@ -231,11 +247,13 @@ class Closing:
         )
 
     async def _write(
-        self, closing: ClosingRound, weights: Buffer, *, digest: str, create_time: float, **more: Any
-    ) -> None:
+        self, closing: ClosingRound, weights: Buffer, *, replace: bool, digest: str, create_time: float, **more: Any
+    ) -> tuple[int, int]:
         status = closing.status
         before = await records.read_entry_bytes(self._blobs, status.task_id, status.number)
         base = records.decode_entry(before, name=names.ledger_entry(status.task_id, status.number))
+        ever = status.contributions_ever if base.contributions_ever is None else base.contributions_ever
+        lines = tuple(_lines(closing.admissions))
         entry = LedgerEntry(
             version=status.number + 1,
             digest=digest,
@@ -243,13 +261,16 @@ class Closing:
             create_time=create_time,
             total_weight=status.total_weight,
             weight_cap=status.weight_cap,
-            contributions=tuple(_lines(closing)),
+            contributions=lines,
             task_id=status.task_id,
             previous=ledger.digest_of_entry(before),
+            contributions_ever=ever + len(lines),
+            lost=tuple(line for line in _lines(closing.lost) if line not in lines),
             **more,
         )
         entry = await off_loop(HASHED_BYTES * len(entry.contributions), ledger.with_root, entry)
-        await records.write_version(self._blobs, status.task_id, weights, entry)
+        await records.write_version(self._blobs, status.task_id, weights, entry, replace=replace)
+        return _counted(entry, status)
 
 
 class _SumReader:
@@ -277,7 +298,13 @@ class _SumReader:
         return self._digest.hexdigest()
 
 
-def _lines(closing: ClosingRound) -> list[LedgerLine]:
+def _counted(entry: LedgerEntry, status: RoundStatus) -> tuple[int, int]:
+    """How many contributions a version counts, and how many with those before it."""
+    count, ever = len(entry.contributions), entry.contributions_ever
+    return count, status.contributions_ever + count if ever is None else ever
+
+
+def _lines(admissions: Iterable[Admission]) -> list[LedgerLine]:
     return [
         LedgerLine(
             participant_id=admission.participant_id,
@@ -286,5 +313,5 @@ def _lines(closing: ClosingRound) -> list[LedgerLine]:
             weight=admission.weight,
             position=admission.position,
         )
-        for admission in closing.admissions
+        for admission in admissions
     ]

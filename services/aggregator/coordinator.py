@@ -24,6 +24,7 @@ from services.aggregator.changes import Changes, either
 from services.aggregator.closing import Closing
 from services.aggregator.intake import Intake
 from services.aggregator.rounds import Rounds
+from services.aggregator.salvage import Salvage
 from services.aggregator.upkeep import Upkeep
 
 LEASES_S = 1.0
@@ -51,6 +52,7 @@ class Coordinator:
         changes: Changes,
         closing: Closing,
         intake: Intake,
+        salvage: Salvage,
         upkeep: Upkeep,
         clock: Callable[[], float],
     ) -> None:
@@ -59,6 +61,7 @@ class Coordinator:
         self._changes = changes
         self._closing = closing
         self._intake = intake
+        self._salvage = salvage
         self._upkeep = upkeep
         self._clock = clock
         self._attended: dict[TaskId, asyncio.Task[None]] = {}
@@ -118,6 +121,8 @@ class Coordinator:
             return IDLE_S  # the store was emptied; the next call opens the round again
         self._rounds.saw(status)
         self._intake.look(status)
+        if attendance.met is None and await self._salvage.went_back(status):
+            return 0.0
         behind = await self._met(status, attendance)
         await self._sweep(status, attendance, now)
         if behind or is_due(status, now) or self._closing.is_ours(status):
@@ -153,8 +158,7 @@ class Coordinator:
     async def _sweep(self, status: RoundStatus, attendance: _Attendance, now: float) -> None:
         """Deletes what earlier rounds left, not after each round where they follow each other fast."""
         if not attendance.is_swept and now >= attendance.swept_at + SWEEP_S:
-            await self._upkeep.sweep(status)
-            attendance.is_swept, attendance.swept_at = True, now
+            attendance.is_swept, attendance.swept_at = await self._upkeep.sweep(status), now
 
     def _say_whether_lost(self, is_lost: bool) -> None:
         if is_lost is not self._store_is_lost:

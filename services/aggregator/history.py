@@ -42,6 +42,7 @@ class Proof:
     statement: Statement
     leaf: bytes
     tree_size: int
+    index: int
     path: list[bytes]
     root: bytes
 
@@ -81,7 +82,7 @@ class History:
     async def _newest(self, task_id: TaskId) -> int:
         await self._rounds.task(task_id)
         status = await self._store.read_status(task_id)  # and opens none: asking is no reason to
-        return status.number if status else await records.newest_version(self._blobs, task_id)
+        return status.number if status else await self._rounds.newest_version(task_id)
 
     async def _entry_bytes(self, task_id: TaskId, number: int) -> bytes:
         await self._rounds.task(task_id)  # so that TaskNotFound wins
@@ -114,6 +115,7 @@ def _prove(task_id: TaskId, data: bytes, digest: str, participant_id: str) -> Pr
         statement=ledger.statement(entry, entry.contributions[index]),
         leaf=leaves[index],
         tree_size=len(leaves),
+        index=index,
         path=merkle.inclusion_proof(leaves, index),
         root=root,
     )

@@ -1,4 +1,4 @@
-"""This replica's sum of one open round, in memory and in its two slots.
+"""This replica's sum of one open round, in memory and in its slots.
 
 Knows the blob store; not Redis, and not which contributions are admitted.
 
@@ -7,12 +7,21 @@ name. Every sum has a name of its own, given once and never again, under which i
 and its pointer are kept: so where nobody can say whether a commit happened, the
 sum is left as it is and another one, empty, is begun beside it. What the old pointer
 names is then never written again, whenever that commit takes effect.
+
+Two slots are enough for a kill. After a loss of power the newest pointer that Redis still knows
+may be one of a second ago, and its slot written over since, or its slot may not have reached the disk.
+So now and then one is left alone for a while, in a slot of its own, and every pointer
+names the states of the sum that are still there: the newest of them that can be read is what is left then.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import math
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from blobstore import names
 from blobstore.store import BlobStore, Buffer
@@ -25,6 +34,24 @@ from services.aggregator.exact_sums import PartialSum, SumDigest
 from services.aggregator.off_loop import off_loop
 from services.aggregator.sum_plan import SumPlan
 
+APART_S = 0.5
+SAFE_S = 2.5
+"""A second until it is synced, and time to do it in."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A state of the sum that is in a slot."""
+
+    slot: int
+    pointer: SumPointer
+    alone_since: float | None = None
+
+    @property
+    def safe_at(self) -> float:
+        """When it is on the disk, and so is its pointer."""
+        return math.inf if self.alone_since is None else self.alone_since + SAFE_S
+
 
 class OpenSum(OfOneRound):
     """The sum of what this replica admits to one round."""
@@ -35,7 +62,9 @@ class OpenSum(OfOneRound):
         self._blobs = blobs
         self._name = name
         self._sum = PartialSum(plan)
-        self._free_slot = 0
+        self._written: _Kept | None = None
+        self._kept: list[_Kept] = []
+        self._left_alone_at = asyncio.get_running_loop().time()
 
     @property
     def size(self) -> int:
@@ -59,7 +88,9 @@ class OpenSum(OfOneRound):
 
         Raises StoreUnavailable; the slot may then be written yet, so the sum must not be used any more.
         """
-        blob = names.partial_sum(self._task_id, self._number, self._name, self._free_slot)
+        taken = {kept.slot for kept in self._kept}
+        slot = next(slot for slot in itertools.count() if slot not in taken)
+        blob = names.partial_sum(self._task_id, self._number, self._name, slot)
         parts = self._sum.to_parts(epoch=self._epoch, round=self._number)
         digest = _digest(parts)
         try:
@@ -68,17 +99,26 @@ class OpenSum(OfOneRound):
             with suppress(StoreUnavailable):
                 await self._blobs.delete(blob)  # the store may be full, and nobody will read it
             raise
-        return SumPointer(
+        pointer = SumPointer(
             replica_id=self._name,
             blob=blob,
             digest=digest,
             contributions=self._sum.contributions,
             total_weight=self._sum.total_weight,
         )
+        self._written = _Kept(slot, pointer)
+        return replace(pointer, earlier=tuple(kept.pointer for kept in self._kept))
 
     def committed(self) -> None:
-        """The pointer names what was written last; the other slot is free."""
-        self._free_slot = 1 - self._free_slot
+        """The pointer names what was written last; of what it named before, some is left alone."""
+        assert self._written is not None, "what is committed was written"
+        now = asyncio.get_running_loop().time()
+        alone = [kept for kept in self._kept if kept.alone_since is not None]
+        resting = [kept for kept in alone if now < kept.safe_at]
+        # And the newest of those that are safe from a loss of power by now.
+        self._kept = [self._written, *alone[: len(resting) + 1]]
+        if now >= self._left_alone_at + APART_S:
+            self._left_alone_at = self._written.alone_since = now
 
     def _fold(self, group: Sequence[Member]) -> None:
         for member in group:

@@ -69,4 +69,5 @@ async def shared_key(blobs: BlobStore) -> ReceiptKey:
         return ReceiptKey.from_pem(await blobs.read(name))
     with contextlib.suppress(BlobExists):  # another aggregator was first, or this very write, its answer being lost
         await blobs.write(name, [new_pem()], replace=False)
+        await blobs.settle()  # a receipt must never be signed with a key that the next loss of power takes
     return ReceiptKey.from_pem(await blobs.read(name))

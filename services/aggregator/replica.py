@@ -22,6 +22,7 @@ from services.aggregator.policies import Policies
 from services.aggregator.receipt_key import ReceiptKey
 from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.rounds import Rounds
+from services.aggregator.salvage import PATIENCE_S, Salvage
 from services.aggregator.servicer import AggregatorServicer
 from services.aggregator.submissions import IDLE_TIMEOUT_S, Submissions
 from services.aggregator.upkeep import Upkeep
@@ -35,6 +36,7 @@ class Replica:
     participant_lease_s   a participant whose presence is not renewed for so long has left
     closing_lease_s       a replica that takes longer to close a round, and longer than its model
                           allows for, may be overtaken
+    salvage_patience_s    stored bytes that cannot be read for so long are taken for lost
     answer_s              a contribution waits so long for its admission
     kept_versions         how many of the newest versions keep their weights; 0: all
     """
@@ -52,6 +54,7 @@ class Replica:
         upload_memory_bytes: int,
         kept_versions: int = 0,
         closing_lease_s: float = LEASE_S,
+        salvage_patience_s: float = PATIENCE_S,
         answer_s: float = ANSWER_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
@@ -70,10 +73,12 @@ class Replica:
             clock=clock,
             answer_s=answer_s,
         )
+        salvage = Salvage(store, blobs, rounds, clock=clock, patience_s=salvage_patience_s)
         self.closing = Closing(
             store,
             blobs,
             rounds,
+            salvage=salvage,
             replica_id=self.replica_id,
             metrics=metrics,
             clock=clock,
@@ -86,6 +91,7 @@ class Replica:
             changes=self.changes,
             closing=self.closing,
             intake=self._intake,
+            salvage=salvage,
             upkeep=upkeep,
             clock=clock,
         )

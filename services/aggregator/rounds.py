@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from blobstore import names, policies, records
+from blobstore import names, policies, records, whole
 from blobstore.records import WeightSpec
 from blobstore.store import BlobMissing, BlobStore
 from learning.aggregation import Aggregation
@@ -60,7 +60,8 @@ class Rounds:
         self._blobs = blobs
         self._clock = clock
         self._tasks: _Newest[TaskId, KnownTask] = _Newest(MAX_CACHED_TASKS)
-        self._plans: _Newest[tuple[TaskId, int, int], SumPlan] = _Newest(MAX_CACHED_TENSORS)
+        self._heads = whole.Heads(blobs)
+        self._plans: _Newest[tuple[TaskId, str, int, int], SumPlan] = _Newest(MAX_CACHED_TENSORS)
         self._seen: _Newest[TaskId, RoundStatus] = _Newest(MAX_CACHED_TASKS)
 
     async def task(self, task_id: TaskId) -> KnownTask:
@@ -123,7 +124,7 @@ class Rounds:
 
         Raises RoundMoved where so many rounds were closed since that its base version is no longer kept.
         """
-        key = (status.task_id, status.number, status.weight_cap)
+        key = (status.task_id, status.epoch, status.number, status.weight_cap)
         plan = self._plans.get(key)
         if plan is None:
             known = await self.task(status.task_id)
@@ -149,13 +150,21 @@ class Rounds:
             await self._blobs.size(names.ledger_entry(status.task_id, status.number + 1))
         except BlobMissing:
             return False
-        return True
+        # A loss of power leaves versions that are none; the round is closed to one in their place.
+        return await whole.is_whole(self._blobs, status.task_id, status.number + 1)
+
+    async def newest_version(self, task_id: TaskId) -> int:
+        """The number of the newest version that can be gone on from."""
+        return await self._heads.newest(task_id)
 
     async def _open(self, known: KnownTask) -> RoundStatus:
-        newest = await records.newest_version(self._blobs, known.task_id)
+        newest = await self.newest_version(known.task_id)
+        entry = await records.read_ledger_entry(self._blobs, known.task_id, newest)
         change = await policies.newest(self._blobs, known.task_id)
         policy = change.policy if change else known.policy
-        status = await self._store.open_round(known.task_id, policy, number=newest, now=self._clock())
+        status = await self._store.open_round(
+            known.task_id, policy, number=newest, now=self._clock(), contributions_ever=entry.contributions_ever or 0
+        )
         self.saw(status)
         return status
 

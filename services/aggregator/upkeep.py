@@ -2,10 +2,15 @@
 
 Knows when nothing of that (the coordinator does). Any replica may do any of it at any
 time, also two at once.
+
+What a round leaves behind stays until its version is safe from a loss of power: should that take
+the version, the round is closed once more from what it left.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -19,6 +24,8 @@ from learning.ids import TaskId
 from roundstore.store import RoundStore
 from services.aggregator.rounds import Rounds
 
+SAFE_S = 2.5
+"""A second until a version is synced, and time to do it in."""
 _log = structlog.stdlib.get_logger("aggregator")
 
 
@@ -40,16 +47,30 @@ class Upkeep:
         self._kept_versions = kept_versions
         self._clock = clock
         self._swept: dict[TaskId, int] = {}
+        self._met: dict[TaskId, deque[tuple[float, int]]] = {}
 
-    async def sweep(self, status: RoundStatus) -> None:
-        """Deletes what rounds before this one left behind."""
-        task_id, number = status.task_id, status.number
+    async def sweep(self, status: RoundStatus) -> bool:
+        """Deletes what rounds before this one left behind; whether that was all, or some is to be left for a while."""
+        task_id, number = status.task_id, self._safe_round(status)
         await self._sweep_before(names.sums(task_id), names.sums_of_round(task_id, number))
         if (await self._rounds.task(task_id)).aggregation.rule is not AggregationRule.MEAN:
             await self._sweep_before(names.contributions(task_id), names.contributions_of_round(task_id, number))
             await self._sweep_before(names.rule_states(task_id), names.rule_states_of_version(task_id, number))
-        await self._sweep_weights(status)
+        await self._sweep_weights(status, number)
         await self.settle_policy(status)
+        return number == status.number
+
+    def _safe_round(self, status: RoundStatus) -> int:
+        """The newest round that was met so long ago that the version it stands on is safe."""
+        now, met = self._clock(), self._met.setdefault(status.task_id, deque([(-math.inf, 0)]))
+        if met[-1][1] > status.number:
+            met.clear()  # it went back
+            met.append((-math.inf, 0))
+        if met[-1][1] < status.number:
+            met.append((now, status.number))
+        while len(met) > 1 and met[1][0] <= now - SAFE_S:
+            met.popleft()
+        return met[0][1]
 
     async def _sweep_before(self, folder: str, this: str) -> None:
         for blob in await self._blobs.list(folder):
@@ -72,8 +93,8 @@ class Upkeep:
             self._rounds.saw(status)
             _log.info("policy.changed", task_id=task_id, number=change.number)
 
-    async def _sweep_weights(self, status: RoundStatus) -> None:
-        oldest = status.number - self._kept_versions + 1
+    async def _sweep_weights(self, status: RoundStatus, safe: int) -> None:
+        oldest = min(status.number - self._kept_versions + 1, safe)
         if not self._kept_versions or oldest <= self._swept.get(status.task_id, 1):
             return
         deleted = await retention.sweep(self._blobs, status.task_id, oldest=oldest)

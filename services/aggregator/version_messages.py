@@ -40,7 +40,7 @@ def proof_message(proof: Proof, key: ReceiptKey) -> version_pb2.Proof:
         version=proof.version,
         receipt=receipt_message(proof.statement, key),
         leaf=proof.leaf,
-        index=proof.statement.position,
+        index=proof.index,
         tree_size=proof.tree_size,
         path=proof.path,
         root=proof.root,

@@ -43,7 +43,7 @@ class Versions:
         """None: the newest. Raises TaskNotFound, VersionNotFound, StoredDataDamaged."""
         known = await self._rounds.task(task_id)
         if number is None:
-            number = await records.newest_version(self._blobs, task_id)
+            number = await self._rounds.newest_version(task_id)
         entry = await records.read_ledger_entry(self._blobs, task_id, number)
         blob, size = await records.find_weights(self._blobs, task_id, entry)
         if size != known.model_bytes:

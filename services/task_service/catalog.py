@@ -16,6 +16,7 @@ import structlog
 from blobstore import ledger, names, policies, records, retention
 from blobstore.records import LedgerEntry, Model, Source, TaskRecord
 from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
+from blobstore.whole import Heads
 from learning.ids import TaskId
 from learning.refusals import InvalidTask, StoredDataDamaged, TaskAlreadyExists, TaskNotFound
 from learning.task import Task
@@ -51,6 +52,7 @@ class Catalog:
 
     def __init__(self, store: BlobStore, *, max_bytes: int) -> None:
         self._store = store
+        self._heads = Heads(store)
         self._max_bytes = max_bytes
 
     async def page(self, *, size: int, after: str) -> tuple[list[TaskRecord], str]:
@@ -77,7 +79,7 @@ class Catalog:
     async def version(self, task_id: TaskId, number: int | None) -> StoredVersion:
         """The version of this number, else the newest. Raises TaskNotFound, VersionNotFound, StoredDataDamaged."""
         _, model = await self.task(task_id)
-        newest = await records.newest_version(self._store, task_id) if number is None else number
+        newest = await self._heads.newest(task_id) if number is None else number
         entry = await records.read_ledger_entry(self._store, task_id, newest)
         blob, _ = await records.find_weights(self._store, task_id, entry)
         return StoredVersion(task_id, model, entry, blob)
@@ -139,7 +141,7 @@ class Catalog:
         if existing is not None:
             return _forked_before(existing, source_id, number, request_id=request_id)
         record, model = await self.task(source_id)
-        number = await records.newest_version(self._store, source_id) if number is None else number
+        number = await self._heads.newest(source_id) if number is None else number
         entry_bytes = await records.read_entry_bytes(self._store, source_id, number)
         await retention.pin(self._store, source_id, number)
         entry = records.decode_entry(entry_bytes, name=names.ledger_entry(source_id, number))

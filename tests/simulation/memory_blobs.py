@@ -82,6 +82,9 @@ class MemoryBlobStore:
         await self._pause()
         return sorted(name for name in self._blobs if name.startswith(folder))
 
+    async def settle(self) -> None:
+        await self._pause()
+
     async def delete(self, name: str) -> None:
         parts_of(name)
         self._blobs.pop(name, None)
