@@ -17,6 +17,7 @@ may then be old, missing, empty or cut off, which readers notice by its digest.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -27,11 +28,12 @@ from typing import BinaryIO, Self, TypeVar
 from blobstore import files, names
 from blobstore.flusher import Flusher
 from blobstore.settings import Durability
-from blobstore.store import BlobExists, BlobMissing, Buffer, names_among, parts_of
+from blobstore.store import BlobExists, BlobMissing, Buffer, StoreFull, names_among, parts_of
 from learning.refusals import StoreUnavailable
 
 Result = TypeVar("Result")
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 WRITING = "~writing"
 LEFT_OVER_S = 3600.0
 INLINE_BYTES = 256 * 1024
@@ -122,6 +124,11 @@ class DirectoryBlobStore:
         with self._opened(name) as file:
             return os.fstat(file.fileno()).st_size
 
+    async def list_folders(self, prefix: str) -> list[str]:
+        folder = self._path(prefix) if prefix else self._root
+        with _faults():
+            return names_among(await _in_thread(lambda: files.folders_in(folder)))
+
     async def list(self, prefix: str) -> list[str]:
         folder = self._path(prefix) if prefix else self._root
         with _faults():
@@ -153,7 +160,7 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except OSError as fault:  # no space, no permission, a broken disk
-        raise StoreUnavailable from fault
+        raise StoreFull if fault.errno in _NO_ROOM else StoreUnavailable from fault
 
 
 @contextmanager

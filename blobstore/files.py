@@ -103,6 +103,15 @@ def names_below(folder: Path, root: Path) -> list[str]:
     return sorted(found)
 
 
+def folders_in(folder: Path) -> list[str]:
+    """What the folders directly in a folder are called, sorted. None where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def remove_older(folder: Path, seconds: float) -> None:
     """Removes the files of a folder that nobody wrote to for so long."""
     for entry in os.scandir(folder):

@@ -5,6 +5,7 @@
     tasks/<task>/weights/<digest>            weights of version 0, float32          task service
     tasks/<task>/weights/<number>.<digest>   weights of version 1, 2, …             aggregator
     tasks/<task>/versions/<number>.json      ledger entry of version 1, 2, …        aggregator
+    tasks/<task>/updates/<revision>.json     the task since revision 2, 3, …        task service
     tasks/<task>/pins/<number>               weights of this version are kept       task service, aggregator
     tasks/<task>/kept/<number>               from where on all weights are kept     aggregator
     tasks/<task>/rollbacks/<request>         the version that a rollback made       aggregator
@@ -12,6 +13,7 @@
     sums/<task>/<round>/<replica>.<slot>     a partial sum, slot 0 or 1             aggregator
     contributions/<task>/<round>/<digest>    a contribution that is kept by itself  aggregator
     states/<task>/<version>/<digest>         what the rule goes on with (momentum)  aggregator
+    deleted/<task>/deletion.json             a task was deleted; stays for good     task service
     keys/receipt.ed25519                     the private key of receipts, PEM       aggregator
 
 Models and weights (little-endian) have the SHA-256 of their bytes in their names, so
@@ -30,6 +32,8 @@ from __future__ import annotations
 from learning.ids import ReplicaId, TaskId, valid_id
 
 PRIVATE = "keys/"
+TASKS = "tasks"
+DELETED = "deleted"
 
 
 def receipt_key() -> str:
@@ -38,6 +42,22 @@ def receipt_key() -> str:
 
 def task_record(task_id: TaskId) -> str:
     return f"tasks/{valid_id(task_id, 'task')}/task.json"
+
+
+def task(task_id: TaskId) -> str:
+    return f"{TASKS}/{valid_id(task_id, 'task')}"
+
+
+def task_updates(task_id: TaskId) -> str:
+    return f"{task(task_id)}/updates"
+
+
+def task_update(task_id: TaskId, revision: int) -> str:
+    return f"{task_updates(task_id)}/{revision:012d}.json"
+
+
+def deletion(task_id: TaskId) -> str:
+    return f"{DELETED}/{valid_id(task_id, 'task')}/deletion.json"
 
 
 def model(task_id: TaskId, digest: str) -> str:

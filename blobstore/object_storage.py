@@ -177,6 +177,14 @@ class ObjectBlobStore:
         async with self._asking(name):
             return (await self._objects.head_async(name))["size"]
 
+    async def list_folders(self, prefix: str) -> list[str]:
+        if prefix:
+            parts_of(prefix)
+        async with self._asking():
+            found = await self._objects.list_with_delimiter_async(prefix or None)
+        folders = names_among([path.rstrip("/") for path in found["common_prefixes"]])
+        return sorted(path.rsplit("/", 1)[-1] for path in folders)
+
     async def list(self, prefix: str) -> list[str]:
         if prefix:
             parts_of(prefix)

@@ -90,6 +90,8 @@ class TaskRecord:
     """Of the weights of version 0."""
     request_id: str = ""
     source: Source | None = None
+    revision: int = 1
+    """As it is written: 1. `blobstore.task_updates` reads the task as it is now, with a greater one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +177,16 @@ async def read_task(store: BlobStore, task_id: TaskId) -> TaskRecord:
 
 
 async def list_tasks(store: BlobStore) -> list[TaskId]:
-    """Every task, in the order of the ids."""
-    names_found = (name.split("/") for name in await store.list("tasks"))
-    return sorted(TaskId(parts[1]) for parts in names_found if parts[2:] == ["task.json"])
+    """Every task, in the order of the ids; whatever its number of versions, one look at each."""
+    return [TaskId(found) for found in await store.list_folders(names.TASKS) if await _has_record(store, TaskId(found))]
+
+
+async def _has_record(store: BlobStore, task_id: TaskId) -> bool:
+    try:
+        await store.size(names.task_record(task_id))
+    except BlobMissing:
+        return False
+    return True
 
 
 async def read_model(store: BlobStore, record: TaskRecord) -> Model:

@@ -4,7 +4,7 @@ Names are relative POSIX paths of 1 to 8 parts, each an id as `learning.ids`
 defines it; `blobstore.names` builds all of them, and none is a folder of another.
 Whatever else is asked for is a bug of the caller (AssertionError).
 
-Every method raises StoreUnavailable where the store cannot be reached or is full.
+Every method raises StoreUnavailable where the store cannot be reached, StoreFull where it is full.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from learning.ids import valid_id
-from learning.refusals import InvalidId
+from learning.refusals import InvalidId, StoreUnavailable
 
 Buffer = bytes | bytearray | memoryview
 
@@ -43,6 +43,10 @@ class BlobMissing(Exception):
 
 class BlobExists(Exception):
     """There is a blob of this name already."""
+
+
+class StoreFull(StoreUnavailable):
+    """There is no room for what was to be written, and nothing was: to most callers a store that is away."""
 
 
 class BlobStore(Protocol):
@@ -81,6 +85,12 @@ class BlobStore(Protocol):
 
     async def size(self, name: str) -> int:
         """In bytes. Raises BlobMissing."""
+
+    async def list_folders(self, prefix: str) -> list[str]:
+        """What the folders directly in a folder are called, sorted, however much lies below them.
+
+        Behaviour: one that has just become empty may still be among them.
+        """
 
     async def list(self, prefix: str) -> list[str]:
         """The names below a folder (`prefix` without a slash at its end; "" for all), sorted."""

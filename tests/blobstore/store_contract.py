@@ -213,6 +213,15 @@ class BlobStoreContract:
         assert await store.list("a") == []
         assert await store.list("absent") == []
 
+    async def test_the_folders_in_a_folder_are_listed_in_order_and_nothing_else(self, store: BlobStore) -> None:
+        for name in ("a", "b/10", "b/c/1", "b/c/2", "b/cd/e/f", "b/a/1", "bb/1"):
+            await store.write(name, [b"x"])
+        assert await store.list_folders("") == ["b", "bb"]
+        assert await store.list_folders("b") == ["a", "c", "cd"]
+        assert await store.list_folders("b/c") == []
+        assert await store.list_folders("a") == []
+        assert await store.list_folders("absent") == []
+
     async def test_a_deleted_blob_is_gone_and_deleting_again_is_no_error(
         self, store: BlobStore, other: BlobStore
     ) -> None:

@@ -77,6 +77,11 @@ class MemoryBlobStore:
         parts_of(name)
         return len(self._found(name))
 
+    async def list_folders(self, prefix: str) -> list[str]:
+        depth = len(parts_of(prefix)) if prefix else 0
+        found = [name.split("/") for name in await self.list(prefix)]
+        return sorted({parts[depth] for parts in found if len(parts) > depth + 1})
+
     async def list(self, prefix: str) -> list[str]:
         folder = f"{'/'.join(parts_of(prefix))}/" if prefix else ""
         await self._pause()
