@@ -3,7 +3,8 @@
     <directory>/<name>      a blob; its name is its path
     <directory>/~writing/   files that are being written; "~" is in no name, so no blob lies there
 
-A blob is written beside the others and then renamed (or linked, where it must
+A slot is written in place; one that is deleted may become another one, with its bytes until they are written over.
+Every other blob is written beside the others and then renamed (or linked, where it must
 not replace one), so readers see the old one or the new one, and a writer that
 is killed leaves nothing but a file in ~writing, which a store removes when it
 is opened an hour later.
@@ -28,6 +29,7 @@ from typing import BinaryIO, Self, TypeVar
 from blobstore import files, names
 from blobstore.flusher import Flusher
 from blobstore.settings import Durability
+from blobstore.spare_files import SpareFiles
 from blobstore.store import BlobExists, BlobMissing, Buffer, StoreFull, names_among, parts_of
 from learning.refusals import StoreUnavailable
 
@@ -47,6 +49,7 @@ class DirectoryBlobStore:
         self._root = Path(path).absolute()
         self._writing = self._root / WRITING
         self._flusher = Flusher(self._root) if durability == "second" else None
+        self._spare_files = SpareFiles(self._writing)
         with _faults():
             self._writing.mkdir(parents=True, exist_ok=True)
             files.remove_older(self._writing, LEFT_OVER_S)
@@ -59,8 +62,9 @@ class DirectoryBlobStore:
 
     async def close(self) -> None:
         """Syncs what is not yet safe from a loss of power."""
-        if self._flusher is not None:
-            with _faults():
+        with _faults():
+            self._spare_files.close()
+            if self._flusher is not None:
                 await self._flusher.close()
 
     async def write(self, name: str, parts: Sequence[Buffer], *, replace: bool = True) -> None:
@@ -85,6 +89,7 @@ class DirectoryBlobStore:
     async def write_slot(self, name: str, parts: Sequence[Buffer]) -> None:
         path = self._path(name)
         with _faults():
+            self._spare_files.use(path)
             await self._written(path, parts, lambda: files.write_in_place(path, parts))
 
     async def _written(self, path: Path, parts: Sequence[Buffer], write: Callable[[], None]) -> None:
@@ -143,6 +148,8 @@ class DirectoryBlobStore:
     async def delete(self, name: str) -> None:
         path = self._path(name)
         with _faults():
+            if names.is_slot(name):
+                self._spare_files.keep(path)
             files.delete(path, self._root)
 
     def _path(self, name: str) -> Path:

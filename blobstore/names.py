@@ -122,6 +122,11 @@ def sums(task_id: TaskId) -> str:
     return f"sums/{valid_id(task_id, 'task')}"
 
 
+def is_slot(name: str) -> bool:
+    """Whether the blob is one that is written over: a slot of a partial sum."""
+    return name.startswith("sums/")
+
+
 def sums_of_round(task_id: TaskId, number: int) -> str:
     return f"{sums(task_id)}/{number:012d}"
 
