@@ -203,6 +203,10 @@ class MemoryRoundStore:
     async def set_policy(self, task_id: TaskId, policy: Policy, *, now: float) -> RoundStatus:
         return self._step(task_id, PolicyChanged(policy), now)
 
+    async def drop_round(self, task_id: TaskId) -> None:
+        if self._tasks.pop(task_id, None) is not None:
+            self._hint(task_id)
+
     async def put_metadata(
         self, task_id: TaskId, participant_id: ParticipantId, *, round: int, key: str, value: str
     ) -> None:

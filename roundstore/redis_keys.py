@@ -2,6 +2,7 @@
 
     disco:open_tasks                       set     the tasks that have a round
     disco:rounds                           channel ids of tasks whose round changed
+    disco:tasks                            channel ids of tasks that were created, updated or deleted
     disco:{<task>}:round                   hash    the open round, without the names in it
     disco:{<task>}:leases                  zset    participant → end of its lease, seconds
     disco:{<task>}:admissions              hash    participant → admission in the open round
@@ -31,6 +32,7 @@ from learning.ids import PeerId, ReplicaId, TaskId, valid_id
 
 OPEN_TASKS = "disco:open_tasks"
 CHANNEL = "disco:rounds"
+TASKS_CHANNEL = "disco:tasks"
 
 CLOSED_ROUND_TTL_S = 2 * 3600
 """How long admissions of a closed round are kept; an hour is promised."""

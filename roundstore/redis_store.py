@@ -58,6 +58,7 @@ class RedisRoundStore:
         self._lose_contributions = Script("lose_contributions")
         self._lose_version = Script("lose_version")
         self._set_policy = Script("set_policy")
+        self._drop_round = Script("drop_round")
 
     async def open_round(
         self, task_id: TaskId, policy: Policy, *, number: int, now: float, contributions_ever: int = 0
@@ -225,6 +226,14 @@ class RedisRoundStore:
     async def set_policy(self, task_id: TaskId, policy: Policy, *, now: float) -> RoundStatus:
         arguments = _flat(redis_fields.from_policy(policy).items())
         return _status(task_id, await self._change(self._set_policy, task_id, [], arguments))
+
+    async def drop_round(self, task_id: TaskId) -> None:
+        status, keys = await self.read_status(task_id), redis_keys.of_task(task_id)
+        lost = redis_keys.lost(task_id, status.number if status else 0)
+        await self._change(self._drop_round, task_id, [keys.admissions, keys.sums, lost], [])
+        # After the round, so that no round is ever missing in the set.
+        with store_faults():
+            await self._redis.srem(redis_keys.OPEN_TASKS, task_id)
 
     async def put_metadata(
         self, task_id: TaskId, participant_id: ParticipantId, *, round: int, key: str, value: str

@@ -173,6 +173,12 @@ class RoundStore(Protocol):
     async def set_policy(self, task_id: TaskId, policy: Policy, *, now: float) -> RoundStatus:
         """Changes the policy of a task that has a round. Raises RoundMoved as `join`."""
 
+    async def drop_round(self, task_id: TaskId) -> None:
+        """Ends the round of a task that is no more, and what was contributed to it. Doing it again is harmless.
+
+        Behaviour: the task then has no round in this store, until somebody opens one.
+        """
+
     async def put_metadata(
         self, task_id: TaskId, participant_id: ParticipantId, *, round: int, key: str, value: str
     ) -> None:

@@ -132,6 +132,42 @@ class RoundStoreContract:
         assert await store.find_admission(TASK, ALICE, rounds=[7]) == []
         assert await store.read_status(TASK) is None
 
+    # Dropping
+
+    async def test_a_dropped_round_is_gone_with_all_that_was_in_it(
+        self, store: RoundStore, fresh_epochs: list[str]
+    ) -> None:
+        # What should happen: nothing of the old round is found; one that is opened later is empty and has a new epoch.
+        await contributed(store, ALICE, BOB)
+        await store.open_round(OTHER_TASK, POLICY, number=0, now=1.0)
+        await store.drop_round(TASK)
+        assert await store.read_status(TASK) is None
+        assert await store.list_open_tasks() == [OTHER_TASK]
+        with pytest.raises(RoundMoved):
+            await store.join(TASK, [ALICE], lease_until=10.0, now=1.0)
+        with pytest.raises(RoundMoved):
+            await store.commit_group(
+                TASK, epoch=EPOCH, number=7, pointer=a_pointer(), group=[a_contribution(CAROL)], now=1.0
+            )
+        fresh_epochs.append("second")
+        assert await store.open_round(TASK, POLICY, number=7, now=3.0) == replace(a_status(), epoch="second")
+        closing = await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=9.0, now=3.0)
+        assert closing.state is State.AGGREGATING
+        assert (await store.read_closing(TASK, epoch="second", number=7)).admissions == ()
+
+    async def test_dropping_a_round_that_is_not_there_changes_nothing(self, store: RoundStore) -> None:
+        await store.drop_round(TASK)
+        await store.drop_round(TASK)
+        assert await store.read_status(TASK) is None
+
+    async def test_a_watcher_is_told_of_a_dropped_round(self, store: RoundStore) -> None:
+        await opened(store)
+        async with aclosing(store.watch()) as hints:
+            assert await anext(hints) == TASK
+            await store.drop_round(TASK)
+            async with asyncio.timeout(10):
+                assert await anext(hints) == TASK
+
     # Presence
 
     async def test_participants_join_together(self, store: RoundStore) -> None:

@@ -71,6 +71,7 @@ def test_every_key_that_is_built_is_in_the_docstring() -> None:
     built = {
         redis_keys.OPEN_TASKS,
         redis_keys.CHANNEL,
+        redis_keys.TASKS_CHANNEL,
         redis_keys.PEER_IDS,
         redis_keys.PEERS_CHANNEL,
         redis_keys.signals_channel(ReplicaId("<replica>".strip("<>"))),

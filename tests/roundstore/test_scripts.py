@@ -37,6 +37,7 @@ ALL_KEYS = {
     "lose_contributions": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
     "lose_version": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST, *CLOSED],
     "set_policy": STATUS_KEYS,
+    "drop_round": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
     "swap_peers": [redis_keys.peers(TaskId("task"))],
     "hold_signal": [HELD],
     "count_peer": [redis_keys.PEER_IDS],
@@ -57,6 +58,8 @@ HOLD: tuple[str, list[Argument]] = ("hold_signal", ["signal", 1, 60])
 HISTORIES: dict[tuple[str, int], list[tuple[str, list[Argument]]]] = {
     ("open_round", 1): [OPEN],
     ("open_round", 0): [OPEN, OPEN],
+    ("drop_round", 1): [OPEN, ("drop_round", HINT)],
+    ("drop_round", -1): [("drop_round", HINT)],
     ("read_status", 1): [OPEN, ("read_status", [])],
     ("read_status", -1): [("read_status", [])],
     ("join_round", 1): [OPEN, JOIN],
