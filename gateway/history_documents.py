@@ -40,6 +40,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "deadline_s": policy.deadline.ToNanoseconds() / 1e9,
         "staleness_weights": list(policy.staleness_weights),
         "max_total_weight": policy.max_total_weight,
+        "max_samples": policy.max_samples if policy.HasField("max_samples") else None,
     }
 
 

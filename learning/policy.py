@@ -14,7 +14,7 @@ MAX_STALENESS = 64
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When the rounds of a task close: four numbers (design section 4.1) and a cap.
+    """When the rounds of a task close: four numbers (design section 4.1) and two caps.
 
     min_participants    below it no round closes
     quorum_share        share of the present participants (and of those who contributed and left) that closes it, or
@@ -22,6 +22,8 @@ class Policy:
     deadline_s          seconds after the first contribution, after which it closes with what is there
     staleness_weights   integer weight of a contribution that is 0, 1, 2, … rounds late; later ones are refused
     max_total_weight    cap on the sum of the weights of a round
+    max_samples         samples that count of one contribution, whatever its sender says; None: as many as leave room
+                        for the others without whom the round cannot close
 
     Raises InvalidPolicy.
     """
@@ -32,6 +34,7 @@ class Policy:
     deadline_s: float = 10.0
     staleness_weights: tuple[int, ...] = (2, 1)
     max_total_weight: int = 2**20
+    max_samples: int | None = None
 
     def __post_init__(self) -> None:
         def check(holds: bool, field: str, problem: str) -> None:
@@ -57,11 +60,22 @@ class Policy:
             "max_total_weight",
             "is reached before enough participants can contribute, so no round could ever close",
         )
+        check(
+            self.max_samples is None or 1 <= self.max_samples <= self.samples_within(self.max_total_weight),
+            "max_samples",
+            "must be at least 1, and leave room below max_total_weight for all without whom no round could close",
+        )
 
     @property
     def fewest_contributions(self) -> int:
         """Contributions without which the round cannot close before its deadline."""
         return max(self.min_participants, self.quorum_count or 0)
+
+    def samples_within(self, weight_cap: int) -> int:
+        """Samples that may count of one contribution, so that one sender alone cannot take the room of those without
+        whom the round cannot close."""
+        most = max(weight_cap // (self.fewest_contributions * self.staleness_weights[0]), 1)
+        return most if self.max_samples is None else min(self.max_samples, most)
 
     @property
     def max_staleness(self) -> int:

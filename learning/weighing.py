@@ -15,6 +15,9 @@ from learning.refusals import InvalidPolicy, RoundAhead, RoundStale, WeightCapRe
 def weight_of(status: RoundStatus, *, base_round: int, sample_count: int) -> int:
     """Integer weight a contribution would have now: its samples (1 where not told) times the weight of its lateness.
 
+    Samples beyond the cap for one contribution do not count. It hangs on the policy and the round's cap alone, not on
+    what else was contributed: weights must not hang on the order in which contributions come.
+
     Raises RoundAhead, RoundStale, WeightCapReached.
     """
     late = status.number - base_round
@@ -22,7 +25,8 @@ def weight_of(status: RoundStatus, *, base_round: int, sample_count: int) -> int
         raise RoundAhead(round=base_round, current_round=status.number)
     if late > status.policy.max_staleness or base_round < status.oldest_base:
         raise RoundStale(round=base_round, current_round=status.number)
-    weight = max(sample_count, 1) * status.policy.staleness_weights[late]
+    samples = min(max(sample_count, 1), status.policy.samples_within(status.weight_cap))
+    weight = samples * status.policy.staleness_weights[late]
     if weight > status.weight_cap:
         raise WeightCapReached(cap=status.weight_cap)
     return weight
@@ -35,13 +39,13 @@ def check_room(status: RoundStatus, policy: Policy) -> None:
     """
     if status.state is not State.COLLECTING:
         return  # the next round opens with the cap of the policy itself
-    heaviest = policy.staleness_weights[0]
+    heaviest = policy.staleness_weights[0] * policy.samples_within(status.weight_cap)
     missing = max(policy.fewest_contributions - status.contributions, 0)
-    caps = {
-        status.weight_cap: status.total_weight + missing * heaviest,
-        status.policy.max_total_weight: policy.fewest_contributions * heaviest,
-    }
-    for cap, wanted in caps.items():
+    this_round, next_round = (
+        (status.weight_cap, status.total_weight + missing * heaviest),
+        (status.policy.max_total_weight, policy.fewest_contributions * policy.staleness_weights[0]),
+    )
+    for cap, wanted in (this_round, next_round):
         if wanted > cap:
             raise InvalidPolicy(
                 field="min_participants",

@@ -10,8 +10,8 @@
                                         the version that the next one will be again, who asked, when; or empty
     oldest_base                         contributions that start before this round are refused; 0 where it is missing
     lost                                contributions that were acknowledged and are lost; 0 where it is missing
-    min_participants, quorum_share, quorum_count, deadline_s, staleness_weights, max_total_weight
-                                        the policy; of share and count one is empty
+    min_participants, quorum_share, quorum_count, deadline_s, staleness_weights, max_total_weight, max_samples
+                                        the policy; of share and count one is empty, as the last one may be (or missing)
 
 Everything is text that people can read too. Times are the shortest decimals that
 give the same double again, so that nothing is rounded on the way. An admission is
@@ -46,6 +46,7 @@ def from_policy(policy: Policy) -> dict[str, str]:
         "deadline_s": from_time(policy.deadline_s),
         "staleness_weights": ",".join(str(weight) for weight in policy.staleness_weights),
         "max_total_weight": str(policy.max_total_weight),
+        "max_samples": "" if policy.max_samples is None else str(policy.max_samples),
     }
 
 
@@ -57,6 +58,7 @@ def _to_policy(fields: dict[str, str]) -> Policy:
         deadline_s=float(fields["deadline_s"]),
         staleness_weights=tuple(int(weight) for weight in fields["staleness_weights"].split(",")),
         max_total_weight=int(fields["max_total_weight"]),
+        max_samples=int(fields["max_samples"]) if fields.get("max_samples") else None,
     )
 
 

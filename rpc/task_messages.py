@@ -19,6 +19,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
 from learning.policy import Policy
+from learning.presets import Preset, policy_of
 from learning.refusals import InvalidPolicy, InvalidTask
 from learning.task import Scheme, Task
 
@@ -50,15 +51,26 @@ def policy_to_proto(policy: Policy) -> policy_pb2.Policy:
 
 
 def policy_from_proto(message: policy_pb2.Policy, scheme: Scheme) -> Policy:
-    """The policy of a message; `min_participants` left out depends on the scheme. Raises InvalidPolicy."""
+    """The policy of a message: what is left out is as its preset says, `min_participants` as the scheme asks for.
+
+    Raises InvalidPolicy.
+    """
     values = _values(message, Policy, path="policy", without=("deadline_s",))
-    if message.WhichOneof("quorum") == "quorum_count":
-        values["quorum_share"] = None  # the record's default is a share, and only one of them may be set
     if message.HasField("deadline"):
         values["deadline_s"] = message.deadline.ToNanoseconds() / 1e9
     if scheme is Scheme.DECENTRALIZED:
         values.setdefault("min_participants", DECENTRALIZED_MIN_PARTICIPANTS)
-    return Policy(**values)
+    return policy_of(_preset(message.preset), **values)
+
+
+def _preset(number: int) -> Preset:
+    """Raises InvalidPolicy."""
+    if number == policy_pb2.Policy.PRESET_UNSPECIFIED:
+        return Preset.SEMI_SYNCHRONOUS
+    for preset in Preset:
+        if policy_pb2.Policy.Preset.Value(f"PRESET_{preset.name}") == number:
+            return preset
+    raise InvalidPolicy(field="preset", problem="must be one of " + ", ".join(preset.value for preset in Preset))
 
 
 def _fill(message: Message, record: Any, *, path: str) -> None:

@@ -502,10 +502,20 @@ def test_every_word_for_waiting_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base_round", "sample_count", "weight"), [(7, 0, 4), (7, 1, 4), (7, 5, 20), (6, 3, 6), (5, 20, 20), (5, 0, 1)]
+    ("base_round", "sample_count", "weight"),
+    [(7, 0, 4), (7, 1, 4), (7, 2, 8), (7, 3, 8), (6, 2, 4), (6, 10**12, 4), (5, 20, 2), (5, 0, 1)],
 )
-def test_a_weight_is_samples_times_lateness(base_round: int, sample_count: int, weight: int) -> None:
+def test_a_weight_is_samples_up_to_a_cap_times_lateness(base_round: int, sample_count: int, weight: int) -> None:
     assert weight_of(a_status(), base_round=base_round, sample_count=sample_count) == weight
+
+
+@pytest.mark.parametrize(("max_samples", "weight_cap", "weight"), [(1, 20, 4), (2, 20, 8), (2, 8, 4), (None, 80, 40)])
+def test_the_cap_per_contribution_is_the_policys_and_leaves_room_for_the_others(
+    max_samples: int | None, weight_cap: int, weight: int
+) -> None:
+    status = a_status(policy=replace(POLICY, max_samples=max_samples), weight_cap=weight_cap)
+    assert weight_of(status, base_round=7, sample_count=10**12) == weight
+    assert weight * status.policy.min_participants <= weight_cap
 
 
 def test_what_is_too_late_too_early_or_too_heavy_is_refused_by_name() -> None:
@@ -516,8 +526,8 @@ def test_what_is_too_late_too_early_or_too_heavy_is_refused_by_name() -> None:
         weight_of(a_status(), base_round=8, sample_count=1)
     assert ahead.value.variables == {"round": "8", "current_round": "7"}
     with pytest.raises(WeightCapReached) as heavy:
-        weight_of(a_status(), base_round=7, sample_count=6)
-    assert heavy.value.variables == {"cap": "20"}
+        weight_of(a_status(weight_cap=3), base_round=7, sample_count=1)
+    assert heavy.value.variables == {"cap": "3"}
 
 
 # Whatever happens

@@ -26,6 +26,9 @@ POSSIBLE: list[dict[str, Any]] = [
     {"max_total_weight": 4},
     {**COUNT, "max_total_weight": 10},
     {"min_participants": 2**31, "max_total_weight": 2**32},
+    {"max_samples": 1},
+    {"max_samples": 2**18},
+    {**COUNT, "max_samples": 2, "max_total_weight": 20},
 ]
 
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
@@ -53,6 +56,9 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"max_total_weight": MAX_TOTAL_WEIGHT + 1}, "max_total_weight"),
     ({"max_total_weight": 3}, "max_total_weight"),
     ({**COUNT, "max_total_weight": 9}, "max_total_weight"),
+    ({"max_samples": 0}, "max_samples"),
+    ({"max_samples": 2**18 + 1}, "max_samples"),
+    ({**COUNT, "max_samples": 3, "max_total_weight": 20}, "max_samples"),
 ]
 
 
@@ -79,3 +85,10 @@ def test_a_policy_knows_what_it_takes_to_close_a_round() -> None:
 def test_a_policy_knows_how_late_a_contribution_may_be() -> None:
     assert Policy(staleness_weights=(4,)).max_staleness == 0
     assert Policy(staleness_weights=(4, 2, 1)).max_staleness == 2
+
+
+def test_one_contribution_never_takes_the_room_of_those_without_whom_the_round_cannot_close() -> None:
+    assert Policy().samples_within(2**20) == 2**18
+    assert Policy(max_samples=60).samples_within(2**20) == 60
+    assert Policy(min_participants=1, quorum_share=None, quorum_count=1000).samples_within(2**20) == 524
+    assert Policy().samples_within(1) == 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from learning.aggregation import DEFAULTS, Aggregation, AggregationRule
 from learning.ids import TaskId
 from learning.policy import Policy
+from learning.presets import Preset, policy_of
 from learning.refusals import InvalidId, InvalidPolicy, InvalidTask
 from learning.task import DataExample, DataKind, DisplayInformation, Scheme, Task, TrainingInformation
 from rpc.task_messages import policy_from_proto, policy_to_proto, task_from_proto, task_to_proto
@@ -23,7 +24,7 @@ RECORDS: list[tuple[type[Any], Any, dict[str, str], set[str]]] = [
     (DisplayInformation, task_pb2.DisplayInformation, {}, set()),
     (DataExample, task_pb2.DataExample, {}, set()),
     (TrainingInformation, task_pb2.TrainingInformation, {}, set()),
-    (Policy, policy_pb2.Policy, {"deadline_s": "deadline"}, set()),
+    (Policy, policy_pb2.Policy, {"deadline_s": "deadline"}, {"preset"}),
     (Aggregation, task_pb2.Aggregation, {}, set()),
 ]
 
@@ -97,6 +98,7 @@ policies = st.builds(
         lambda weights: tuple(sorted(weights, reverse=True))
     ),
     max_total_weight=st.integers(2**20, 2**40),
+    max_samples=maybe(st.just(1)),
 )
 
 aggregations = st.sampled_from(AggregationRule).flatmap(
@@ -267,7 +269,17 @@ def impossible_policies() -> list[tuple[policy_pb2.Policy, str]]:
         (policy_pb2.Policy(quorum_count=0), "quorum_count"),
         (policy_pb2.Policy(staleness_weights=[1, 2]), "staleness_weights"),
         (policy_pb2.Policy(max_total_weight=2**41), "max_total_weight"),
+        (policy_pb2.Policy(max_samples=10**12), "max_samples"),
+        (policy_pb2.Policy(preset=9), "preset"),  # type: ignore[arg-type]
     ]
+
+
+@pytest.mark.parametrize("preset", Preset)
+def test_a_preset_says_what_a_message_leaves_out(preset: Preset) -> None:
+    named = policy_pb2.Policy(preset=policy_pb2.Policy.Preset.Value(f"PRESET_{preset.name}"))
+    assert policy_from_proto(named, Scheme.FEDERATED) == policy_of(preset)
+    named.quorum_share, named.max_samples = 0.5, 7
+    assert policy_from_proto(named, Scheme.FEDERATED) == policy_of(preset, quorum_share=0.5, max_samples=7)
 
 
 @pytest.mark.parametrize(("message", "field"), impossible_policies())

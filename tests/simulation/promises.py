@@ -91,7 +91,7 @@ def broken_promises(outcome: Outcome, sent: Sequence[Sent], policies: Sequence[P
     return [
         *_what_is_not_settled(outcome),
         *_what_is_wrong_with_versions(outcome, known, policies),
-        *_what_is_wrong_with_counting(_counted(outcome), known, policies[0]),
+        *_what_is_wrong_with_counting(_counted(outcome), known, policies),
     ]
 
 
@@ -146,7 +146,7 @@ def _what_is_wrong_with_versions(
 
 
 def _what_is_wrong_with_counting(
-    counted: list[Counted], known: dict[tuple[str, str, int], Sent], policy: Policy
+    counted: list[Counted], known: dict[tuple[str, str, int], Sent], policies: Sequence[Policy]
 ) -> list[str]:
     problems = []
     places = Counter((each.participant, each.digest, each.base_round) for each in counted)
@@ -158,11 +158,18 @@ def _what_is_wrong_with_counting(
         sent = known.get(key)
         if sent is None or sent.is_rubbish:
             problems.append(f"{place} is counted and should not be")
-        elif place.weight != max(sent.sample_count, 1) * policy.staleness_weights[place.round - sent.base_round]:
+        elif place.weight not in _weights(sent, place.round - sent.base_round, policies):
             problems.append(f"{place} has the wrong weight")
     for key, sent in known.items():
         problems += _what_was_told_wrong(sent, found.get(key))
     return problems
+
+
+def _weights(sent: Sent, late: int, policies: Sequence[Policy]) -> list[int]:
+    """What a contribution may weigh. Where the cap of a round may have been tight, also a part of its samples."""
+    samples, least = max(sent.sample_count, 1), min(policy.max_total_weight for policy in policies)
+    fewest = min(samples, *(policy.samples_within(least) for policy in policies))
+    return [counted * policies[0].staleness_weights[late] for counted in range(fewest, samples + 1)]
 
 
 def _what_was_told_wrong(sent: Sent, place: Counted | None) -> list[str]:

@@ -89,7 +89,10 @@ class Again:
         await self._store.set_policy(TASK_ID, replace(self._policy, max_total_weight=cap), now=self.world.now())
         sender = Participant(self.world, Gateway(self.world, [self._slot]), "again", rounds=0, lease_s=FOR_EVER_S)
         for line in lines:
-            await sender.submit(self._known[line.participant_id, line.digest, line.base_round])
+            sent = self._known[line.participant_id, line.digest, line.base_round]
+            # What counted of its samples hung on the policy of that moment.
+            late = self._policy.staleness_weights[entry.version - 1 - line.base_round]
+            await sender.submit(replace(sent, sample_count=line.weight // late))
         async with asyncio.timeout(CLOSED_WITHIN_S):
             while (status := await self._store.read_status(TASK_ID)) is not None and status.number < entry.version:
                 await asyncio.sleep(0.1)

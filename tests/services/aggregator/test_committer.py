@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -332,6 +333,24 @@ async def test_weights_that_must_not_touch_a_sum_do_not(store: RedisRoundStore, 
         await check_version(room, member, 1, {"a": (A, 1), "b": (B, 1)})
 
 
+@pytest.mark.parametrize("claimed", [10**12, 2**64 - 1])
+async def test_sample_count_that_nobody_has_counts_as_the_cap_and_the_round_closes(
+    store: RedisRoundStore, tmp_path: Path, claimed: int
+) -> None:
+    async with opened(store, tmp_path, policy(3)) as room, room.member() as member:
+        assert (await member.submit("liar", A, sample_count=claimed)).weight == 2**20 // 3
+        assert (await member.submit("liar", A, sample_count=claimed)).weight == 2**20 // 3
+        await member.submit("b", B, sample_count=60)
+        await member.submit("c", C)
+        await check_version(room, member, 1, {"liar": (A, 2**20 // 3), "b": (B, 60), "c": (C, 1)})
+
+
+async def test_task_says_how_many_samples_count(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with opened(store, tmp_path, replace(policy(2), max_samples=500)) as room, room.member() as member:
+        assert (await member.submit("a", A, sample_count=501)).weight == 500
+        assert (await member.submit("b", B, sample_count=499)).weight == 499
+
+
 async def test_nobody_is_refused_by_a_round_that_is_over(store: RedisRoundStore, tmp_path: Path) -> None:
     async with (
         opened(store, tmp_path, policy(2, staleness_weights=(1, 1), max_total_weight=10)) as room,
@@ -364,7 +383,10 @@ async def test_contribution_from_a_round_that_this_replica_has_not_heard_of_is_a
 async def test_weight_beyond_the_cap_is_refused_and_lighter_ones_still_fit(
     store: RedisRoundStore, tmp_path: Path
 ) -> None:
-    async with opened(store, tmp_path, policy(2, max_total_weight=10)) as room, room.members(2) as members:
+    everybody = Policy(min_participants=1, deadline_s=600, staleness_weights=(1,), max_total_weight=10)
+    async with opened(store, tmp_path, everybody) as room, room.members(2) as members:
+        for who in ("a", "b"):
+            await members[0].join(who)
         await members[0].submit("a", A, sample_count=8)
         for member in members:
             with pytest.raises(WeightCapReached) as refusal:

@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from blobstore import policies
 from learning.policy import Policy
+from learning.presets import Preset, policy_of
 from learning.refusals import InvalidPolicy, MalformedMessage, StoreUnavailable, TaskNotFound, WrongScheme
 from learning.task import Scheme
 from roundstore.redis_settings import connect
@@ -109,6 +110,8 @@ async def test_a_change_that_only_the_blob_store_heard_of_is_put_in_force(
         ({"max_total_weight": 2**41}, "max_total_weight"),
         # Sound in itself, but the cap of the open round stays what it is.
         ({"min_participants": 11, "max_total_weight": 1000}, "min_participants"),
+        # One contribution could take the room of the others.
+        ({"max_samples": 11}, "max_samples"),
     ],
 )
 async def test_a_policy_that_breaks_a_rule_or_could_never_close_is_refused(
@@ -141,3 +144,32 @@ async def test_unknown_and_decentralized_tasks_are_refused(store: RedisRoundStor
             await change(member, task_id="nope")
         with pytest.raises(WrongScheme):
             await change(member, task_id="peers")
+
+
+async def test_preset_is_a_policy_and_numbers_beside_it_are_ones_own(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with opened(store, tmp_path) as room, room.member() as member:
+        buffered = policy_pb2.Policy(preset=policy_pb2.Policy.PRESET_BUFFERED_ASYNCHRONOUS, quorum_count=2)
+        request = messages.ChangePolicyRequest(task_id=TASK, policy=buffered)
+        answer = (await member.stub.ChangePolicy(request)).round.policy
+        assert answer == policy_pb2.Policy(
+            min_participants=2,
+            quorum_count=2,
+            deadline=Duration(seconds=60),
+            staleness_weights=policy_of(Preset.BUFFERED_ASYNCHRONOUS).staleness_weights,
+            max_total_weight=2**20,
+        )
+        for who in ("a", "b"):
+            assert (await member.submit(who, weights_of(ord(who)))).weight == 8
+        await member.reaches(1)
+        assert (await member.submit("late", weights_of(9), round=0)).weight == 6
+
+
+async def test_policy_under_which_what_is_there_leaves_no_room_is_refused(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with opened(store, tmp_path, POLICY) as room, room.member() as member:
+        await member.submit("a", weights_of(0), sample_count=3)
+        with pytest.raises(InvalidPolicy) as refusal:
+            await change(member, min_participants=9)
+        assert refusal.value.variables["field"] == "min_participants"
+        assert (await change(member, min_participants=8)).total_weight == 6

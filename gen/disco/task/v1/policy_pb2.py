@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64isco/task/v1/policy.proto\x12\rdisco.task.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbe\x01\n\x06Policy\x12\x18\n\x10min_participants\x18\x01 \x01(\r\x12\x16\n\x0cquorum_share\x18\x02 \x01(\x01H\x00\x12\x16\n\x0cquorum_count\x18\x03 \x01(\rH\x00\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11staleness_weights\x18\x05 \x03(\r\x12\x18\n\x10max_total_weight\x18\x06 \x01(\x04\x42\x08\n\x06quorumb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64isco/task/v1/policy.proto\x12\rdisco.task.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8f\x03\n\x06Policy\x12\x18\n\x10min_participants\x18\x01 \x01(\r\x12\x16\n\x0cquorum_share\x18\x02 \x01(\x01H\x00\x12\x16\n\x0cquorum_count\x18\x03 \x01(\rH\x00\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11staleness_weights\x18\x05 \x03(\r\x12\x18\n\x10max_total_weight\x18\x06 \x01(\x04\x12\x18\n\x0bmax_samples\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12,\n\x06preset\x18\x08 \x01(\x0e\x32\x1c.disco.task.v1.Policy.Preset\"w\n\x06Preset\x12\x16\n\x12PRESET_UNSPECIFIED\x10\x00\x12\x16\n\x12PRESET_SYNCHRONOUS\x10\x01\x12\x1b\n\x17PRESET_SEMI_SYNCHRONOUS\x10\x02\x12 \n\x1cPRESET_BUFFERED_ASYNCHRONOUS\x10\x03\x42\x08\n\x06quorumB\x0e\n\x0c_max_samplesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'disco.task.v1.policy_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POLICY']._serialized_start=78
-  _globals['_POLICY']._serialized_end=268
+  _globals['_POLICY']._serialized_end=477
+  _globals['_POLICY_PRESET']._serialized_start=332
+  _globals['_POLICY_PRESET']._serialized_end=451
 # @@protoc_insertion_point(module_scope)

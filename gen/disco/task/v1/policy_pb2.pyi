@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,9 +22,46 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Policy(_message.Message):
-    """When the rounds of a task close, in four numbers, and a cap."""
+    """When the rounds of a task close, in four numbers, and two caps."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _Preset:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Policy._Preset.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PRESET_UNSPECIFIED: Policy._Preset.ValueType  # 0
+        """As PRESET_SEMI_SYNCHRONOUS."""
+        PRESET_SYNCHRONOUS: Policy._Preset.ValueType  # 1
+        """Every round waits for everybody who is present, for ten minutes at most; nothing late counts."""
+        PRESET_SEMI_SYNCHRONOUS: Policy._Preset.ValueType  # 2
+        """A round closes with everybody who is present, or ten seconds after its first contribution; one round late
+        counts half.
+        """
+        PRESET_BUFFERED_ASYNCHRONOUS: Policy._Preset.ValueType  # 3
+        """Every ten contributions make a version, from whoever comes, up to 15 rounds late, with weights that fall as
+        1/√(1 + rounds late): FedBuff, arXiv 2106.06639.
+        """
+
+    class Preset(_Preset, metaclass=_PresetEnumTypeWrapper):
+        """Where numbers that are absent come from. Input only: what is stored and
+        answered are the numbers.
+        """
+
+    PRESET_UNSPECIFIED: Policy.Preset.ValueType  # 0
+    """As PRESET_SEMI_SYNCHRONOUS."""
+    PRESET_SYNCHRONOUS: Policy.Preset.ValueType  # 1
+    """Every round waits for everybody who is present, for ten minutes at most; nothing late counts."""
+    PRESET_SEMI_SYNCHRONOUS: Policy.Preset.ValueType  # 2
+    """A round closes with everybody who is present, or ten seconds after its first contribution; one round late
+    counts half.
+    """
+    PRESET_BUFFERED_ASYNCHRONOUS: Policy.Preset.ValueType  # 3
+    """Every ten contributions make a version, from whoever comes, up to 15 rounds late, with weights that fall as
+    1/√(1 + rounds late): FedBuff, arXiv 2106.06639.
+    """
 
     MIN_PARTICIPANTS_FIELD_NUMBER: _builtins.int
     QUORUM_SHARE_FIELD_NUMBER: _builtins.int
@@ -31,6 +69,8 @@ class Policy(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     STALENESS_WEIGHTS_FIELD_NUMBER: _builtins.int
     MAX_TOTAL_WEIGHT_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    PRESET_FIELD_NUMBER: _builtins.int
     min_participants: _builtins.int
     """Participants whose contributions a round needs before it may close; at
     least 1. In a decentralized task: peers that must be ready. Absent or 0: 2
@@ -46,17 +86,23 @@ class Policy(_message.Message):
     """Cap on the sum of the weights of one round, at most 2^40. It fixes the
     precision of the sums: larger caps leave fewer bits. Absent or 0: 2^20.
     """
+    max_samples: _builtins.int
+    """Samples that count of one contribution, whatever its sender says. Absent: as
+    many as leave room below `max_total_weight` for all without whom a round cannot close.
+    """
+    preset: Global___Policy.Preset.ValueType
+    """Where the numbers above come from when they are absent."""
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
         """Time after the first contribution at which the round closes with what is
-        there, if at least `min_participants` contributed. Absent: 10 seconds.
+        there, if at least `min_participants` contributed. Absent: as the preset says.
         """
 
     @_builtins.property
     def staleness_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Integer weight of a contribution that is 0, 1, 2, … rounds late, none
         larger than the one before it; anything later is refused as ROUND_STALE.
-        Absent: 2, 1 (a contribution that is one round late counts half).
+        Absent: as the preset says.
         """
 
     def __init__(
@@ -68,13 +114,20 @@ class Policy(_message.Message):
         deadline: _duration_pb2.Duration | None = ...,
         staleness_weights: _abc.Iterable[_builtins.int] | None = ...,
         max_total_weight: _builtins.int = ...,
+        max_samples: _builtins.int | None = ...,
+        preset: Global___Policy.Preset.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "quorum", b"quorum", "quorum_count", b"quorum_count", "quorum_share", b"quorum_share"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "deadline", b"deadline", "max_samples", b"max_samples", "quorum", b"quorum", "quorum_count", b"quorum_count", "quorum_share", b"quorum_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "max_total_weight", b"max_total_weight", "min_participants", b"min_participants", "quorum", b"quorum", "quorum_count", b"quorum_count", "quorum_share", b"quorum_share", "staleness_weights", b"staleness_weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "deadline", b"deadline", "max_samples", b"max_samples", "max_total_weight", b"max_total_weight", "min_participants", b"min_participants", "preset", b"preset", "quorum", b"quorum", "quorum_count", b"quorum_count", "quorum_share", b"quorum_share", "staleness_weights", b"staleness_weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
+    _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
     _WhichOneofReturnType_quorum: _TypeAlias = _typing.Literal["quorum_share", "quorum_count"]  # noqa: Y015
     _WhichOneofArgType_quorum: _TypeAlias = _typing.Literal["quorum", b"quorum"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_quorum) -> _WhichOneofReturnType_quorum | None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
