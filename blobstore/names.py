@@ -15,6 +15,7 @@
     states/<task>/<version>/<digest>         what the rule goes on with (momentum)  aggregator
     deleted/<task>/deletion.json             a task was deleted; stays for good     task service
     keys/receipt.ed25519                     the private key of receipts, PEM       aggregator
+    keys/noise.hex                           the secret that noise is drawn from    aggregator
 
 Models and weights (little-endian) have the SHA-256 of their bytes in their names, so
 writing them twice is harmless and two writers cannot mix. Weights have the number of their
@@ -38,6 +39,10 @@ DELETED = "deleted"
 
 def receipt_key() -> str:
     return f"{PRIVATE}receipt.ed25519"
+
+
+def noise_secret() -> str:
+    return f"{PRIVATE}noise.hex"
 
 
 def task_record(task_id: TaskId) -> str:

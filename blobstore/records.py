@@ -79,6 +79,20 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacyAccount:
+    """What the versions of a task, up to one of them, have come to in differential privacy."""
+
+    clipping_norm: float
+    noise_multiplier: float
+    delta: float
+    epsilon_budget: float
+    noisy_versions: int
+    """In a fork with those of its source, up to the version it began with."""
+    epsilon: float
+    """What they come to at `delta`, rounded up to a millionth."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRecord:
     """A task as it is kept."""
 
@@ -92,6 +106,8 @@ class TaskRecord:
     source: Source | None = None
     revision: int = 1
     """As it is written: 1. `blobstore.task_updates` reads the task as it is now, with a greater one."""
+    privacy: PrivacyAccount | None = None
+    """What the source's versions had come to where the task began; None where that is nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +158,8 @@ class LedgerEntry:
     """In this version and all before it; None in entries that were written before this was kept."""
     lost: tuple[LedgerLine, ...] = ()
     """Contributions to its round that were acknowledged and lost, to a loss of power or a broken disk: not counted."""
+    privacy: PrivacyAccount | None = None
+    """Where the task asks for differential privacy. A version that is no "restore" then has noise of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +245,7 @@ def decode_entry(data: bytes, *, name: str) -> LedgerEntry:
 def _initial_entry(record: TaskRecord) -> bytes:
     # Spelled out: what LedgerEntry may gain later must not change the digest that version 1 states.
     rule: Rule = "fork" if record.source else "initial"
+    privacy = {"privacy": record.privacy} if record.privacy else {}
     return encode(
         {
             "version": 0,
@@ -237,6 +256,7 @@ def _initial_entry(record: TaskRecord) -> bytes:
             "rule": rule,
             "previous": record.source.entry_digest if record.source else "",
             "source": record.source,
+            **privacy,
         }
     )
 
@@ -316,6 +336,7 @@ async def write_task(
     request_id: str,
     now: float,
     source: Source | None = None,
+    privacy: PrivacyAccount | None = None,
 ) -> TaskRecord:
     """Writes the weights and the model, then the record that makes them a task. Raises BlobExists."""
     model_json = encode(model)
@@ -326,6 +347,7 @@ async def write_task(
         initial_digest=hashlib.sha256(weights).hexdigest(),
         request_id=request_id,
         source=source,
+        privacy=privacy,
     )
     await store.write(names.weights(task.task_id, record.initial_digest), [weights])
     await store.write(names.model(task.task_id, record.model_digest), [model_json])

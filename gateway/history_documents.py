@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from disco.aggregator.v1.round_pb2 import Receipt, ReceiptKey, Round
+from disco.aggregator.v1.round_pb2 import PrivacyAccount, Receipt, ReceiptKey, Round
 from disco.aggregator.v1.version_pb2 import Proof, Version
 from disco.task.v1.policy_pb2 import Policy
 
@@ -28,7 +28,21 @@ def round_document(round: Round) -> dict[str, Any]:
         "last_contributions": round.last_contributions,
         "contributions_ever": round.contributions_ever,
         "policy": policy_document(round.policy),
+        "privacy": privacy_document(round.privacy) if round.HasField("privacy") else None,
     }
+
+
+def privacy_document(account: PrivacyAccount) -> dict[str, Any]:
+    """`next_epsilon` is there in a round, where one more version may follow."""
+    asked = account.parameters
+    return {
+        "clipping_norm": asked.clipping_norm,
+        "noise_multiplier": asked.noise_multiplier,
+        "delta": asked.delta,
+        "epsilon_budget": asked.epsilon_budget,
+        "noisy_versions": account.noisy_versions,
+        "epsilon": account.epsilon,
+    } | ({"next_epsilon": account.next_epsilon} if account.HasField("next_epsilon") else {})
 
 
 def policy_document(policy: Policy) -> dict[str, Any]:
@@ -68,6 +82,7 @@ def version_document(version: Version) -> dict[str, Any]:
         }
         if version.HasField("source")
         else None,
+        "privacy": privacy_document(version.privacy) if version.HasField("privacy") else None,
     }
 
 

@@ -137,8 +137,8 @@ class WeightCapReached(Refusal):
 class PrivacyBudgetSpent(Refusal):
     reason = "PRIVACY_BUDGET_SPENT"
     sentence = (
-        "The task {task_id} takes no more contributions: its versions have come to ε = {epsilon} at δ = {delta}, and one "
-        "more would exceed its privacy budget of {epsilon_budget}. Its newest version can be read as ever."
+        "The task {task_id} takes no more contributions: its versions have come to ε = {epsilon} at δ = {delta}, and "
+        "one more would exceed its privacy budget of {epsilon_budget}. Its newest version can be read as ever."
     )
 
 

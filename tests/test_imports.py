@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("learning", "roundstore", "blobstore", "rpc", "gateway", "services", "disco_server")
+PACKAGES = ("learning", "roundstore", "blobstore", "privacy", "rpc", "gateway", "services", "disco_server")
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ and frozen, so any replica may repeat any of them at any time, also two at once:
     read, add, divide the round is frozen; its sums are read again until they have their digests.
                       Where the rule needs every single contribution, those are read, and no sum
                       Where somebody rolls back, the weights of an older version are read instead
+    noise             where the task asks for privacy: from a secret and from what was added, so again the same
     step              where the task has a server optimizer; its next state is written under its digest
     write_version     the weights by their digest, then the ledger entry: the same bytes from whoever writes.
                       An entry that exists is never written again: versions do not change
@@ -32,6 +33,7 @@ from services.aggregator.exact_sums import NotASum, PartialSum, SumDigest, SumHe
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.next_weights import NextWeights, NextWeightsMaker
 from services.aggregator.off_loop import off_loop
+from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.rounds import Rounds
 from services.aggregator.salvage import Salvage
 from services.aggregator.unreadable import Unreadable
@@ -39,6 +41,8 @@ from services.aggregator.unreadable import Unreadable
 LEASE_S = 10.0
 LEASE_BYTES_PER_S = 16 << 20
 """A model of so many bytes makes the lease a second longer."""
+NOISE_BYTES_PER_S = 1 << 20
+"""Likewise where noise is drawn for it."""
 READ_ATTEMPTS = 3
 READ_PAUSE_S = 0.2
 CHUNK_BYTES = 4 << 20
@@ -55,6 +59,7 @@ class Closing:
         store: RoundStore,
         blobs: BlobStore,
         rounds: Rounds,
+        accounts: PrivacyAccounts,
         *,
         salvage: Salvage,
         replica_id: ReplicaId,
@@ -67,7 +72,7 @@ class Closing:
         self._blobs = blobs
         self._rounds = rounds
         self._salvage = salvage
-        self._next_weights = NextWeightsMaker(blobs, rounds)
+        self._next_weights = NextWeightsMaker(blobs, rounds, accounts)
         self._replica_id = replica_id
         self._metrics = metrics
         self._clock = clock
@@ -118,7 +123,8 @@ class Closing:
     async def lease_s(self, task_id: TaskId) -> float:
         """How long a closer of this task may take."""
         known = await self._rounds.task(task_id)
-        return self._lease_s + known.model_bytes / LEASE_BYTES_PER_S
+        noise_s = known.model_bytes / NOISE_BYTES_PER_S if known.aggregation.privacy else 0.0
+        return self._lease_s + known.model_bytes / LEASE_BYTES_PER_S + noise_s
 
     async def _lease(self, status: RoundStatus) -> None:
         """Raises NotDue."""
@@ -212,7 +218,7 @@ class Closing:
         known = await self._rounds.task(closing.status.task_id)
         if known.aggregation.needs_contributions:
             return await self._next_weights.of_contributions(closing)
-        return await self._next_weights.of_sum(closing.status, await self._merged(closing))
+        return await self._next_weights.of_sum(closing, await self._merged(closing))
 
     async def _make_version(self, closing: ClosingRound, *, replace: bool) -> tuple[int, int]:
         """As `_publish`. Raises BlobExists, Unreadable, RoundMoved, StoredDataDamaged."""
@@ -229,6 +235,7 @@ class Closing:
                 create_time=status.first_contribution_at,
                 rule=made.rule,
                 state_digest=made.state_digest,
+                privacy=made.privacy,
             )
         restored = await records.read_ledger_entry(self._blobs, status.task_id, restoring.version)
         weights = await records.read_weights(self._blobs, status.task_id, restored)
@@ -254,6 +261,7 @@ class Closing:
         base = records.decode_entry(before, name=names.ledger_entry(status.task_id, status.number))
         ever = status.contributions_ever if base.contributions_ever is None else base.contributions_ever
         lines = tuple(_lines(closing.admissions))
+        more.setdefault("privacy", base.privacy)  # what was spent stays spent
         entry = LedgerEntry(
             version=status.number + 1,
             digest=digest,

@@ -11,6 +11,7 @@ from typing import Protocol
 from blobstore.store import Buffer
 from learning.federated import RoundStatus, State
 from roundstore.store import SumPointer
+from services.aggregator.off_loop import off_loop
 from services.aggregator.sum_plan import SumPlan
 
 
@@ -21,6 +22,9 @@ class Member(Protocol):
     def digest(self) -> str: ...
 
     @property
+    def base_round(self) -> int: ...
+
+    @property
     def weights(self) -> Buffer: ...
 
     @property
@@ -29,6 +33,8 @@ class Member(Protocol):
 
 class OfOneRound:
     """What belongs to one round and to no other."""
+
+    plan: SumPlan
 
     def __init__(self, status: RoundStatus) -> None:
         self._task_id = status.task_id
@@ -42,6 +48,10 @@ class OfOneRound:
     def is_over(self, status: RoundStatus) -> bool:
         """Whether its round collects no more, to judge from a status that may be older than the collection."""
         return status.epoch == self._epoch and status.number >= self._number and not self.takes(status)
+
+    async def check(self, member: Member) -> None:
+        """Refuses what may not be added. Raises InvalidWeights, WeightsNotFinite, WeightsOutOfBound."""
+        await off_loop(memoryview(member.weights).nbytes, self.plan.check, member.weights)
 
 
 class Collection(Protocol):
@@ -60,6 +70,9 @@ class Collection(Protocol):
     @property
     def room(self) -> int:
         """Weight that may still be added."""
+
+    async def check(self, member: Member) -> None:
+        """Raises the refusal of what may not be added."""
 
     async def fold(self, group: Sequence[Member]) -> None: ...
 

@@ -51,10 +51,8 @@ from roundstore.store import RoundStore
 from services.aggregator.changes import Changes, either
 from services.aggregator.collection import Collection
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.off_loop import off_loop
 from services.aggregator.offers import Offered, find_counted
 from services.aggregator.rounds import Rounds
-from services.aggregator.sum_plan import SumPlan
 
 GROUP_BYTES = 64 << 20
 GROUP_MEMBERS = 256
@@ -201,7 +199,7 @@ class Committer:
             if offered.participant_id in group:
                 offered.searched_before = -1  # by the next group's turn, the first may be counted in this very round
                 continue
-            verdict = await self._judged(offered, status, current.plan)
+            verdict = await self._judged(offered, status, current)
             if isinstance(verdict, int) and verdict > room and not group:
                 verdict = WeightCapReached(cap=status.weight_cap)
             if isinstance(verdict, Refusal) and status is not self._was_read:
@@ -220,7 +218,7 @@ class Committer:
         # Some may have been withdrawn while others were judged.
         return [offered for offered in group.values() if self._waiting.pop(offered, offered) is None]
 
-    async def _judged(self, offered: Offered, status: RoundStatus, plan: SumPlan) -> int | Admission | Refusal:
+    async def _judged(self, offered: Offered, status: RoundStatus, current: Collection) -> int | Admission | Refusal:
         """Its weight, or its answer."""
         try:
             if offered.searched_before < status.number:
@@ -235,7 +233,7 @@ class Committer:
                     return found
                 offered.searched_before = status.number
             weight = weight_of(status, base_round=offered.base_round, sample_count=offered.sample_count)
-            await off_loop(len(offered.weights), plan.check, offered.weights)
+            await current.check(offered)
         except Refusal as refusal:
             return refusal
         return weight

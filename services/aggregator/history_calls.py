@@ -9,8 +9,9 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
-from disco.aggregator.v1 import aggregator_service_pb2, aggregator_service_pb2_grpc
+from disco.aggregator.v1 import aggregator_service_pb2, aggregator_service_pb2_grpc, round_pb2
 
+from learning.federated import RoundStatus
 from learning.ids import task_id, valid_id
 from learning.refusals import MalformedMessage
 from learning.task import Scheme
@@ -18,6 +19,7 @@ from rpc.chunks import chunks_of
 from rpc.task_messages import policy_from_proto
 from services.aggregator.history import History
 from services.aggregator.policies import Policies
+from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.receipt_key import ReceiptKey
 from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.round_messages import receipt_key_message, round_message
@@ -29,11 +31,19 @@ class HistoryCalls(aggregator_service_pb2_grpc.AggregatorServiceServicer):
     """A part of the servicer."""
 
     def __init__(
-        self, history: History, receipt_key: ReceiptKey, *, rounds: Rounds, rollbacks: Rollbacks, policies: Policies
+        self,
+        history: History,
+        receipt_key: ReceiptKey,
+        *,
+        rounds: Rounds,
+        accounts: PrivacyAccounts,
+        rollbacks: Rollbacks,
+        policies: Policies,
     ) -> None:
         self._history = history
         self._receipt_key = receipt_key
         self._rounds_of_history = rounds
+        self._accounts = accounts
         self._rollbacks = rollbacks
         self._policies = policies
 
@@ -98,7 +108,7 @@ class HistoryCalls(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         entry = await self._rollbacks.roll_back(task, request.version, request_id=_request_id(request.request_id))
         return aggregator_service_pb2.RollBackResponse(
             version=version_message(await self._history.find(task, entry.version)),
-            round=round_message(await self._rounds_of_history.status(task)),
+            round=await self._round_message(await self._rounds_of_history.status(task)),
         )
 
     async def ChangePolicy(  # noqa: N802
@@ -108,7 +118,10 @@ class HistoryCalls(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         status = await self._policies.change(
             task_id(request.task_id), policy, request_id=_request_id(request.request_id)
         )
-        return aggregator_service_pb2.ChangePolicyResponse(round=round_message(status))
+        return aggregator_service_pb2.ChangePolicyResponse(round=await self._round_message(status))
+
+    async def _round_message(self, status: RoundStatus) -> round_pb2.Round:
+        return round_message(status, await self._accounts.standing(status))
 
 
 def _request_id(given: str) -> str:

@@ -20,8 +20,10 @@ from services.aggregator.collection import Collection
 from services.aggregator.committer import Committer
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offers import Offered
+from services.aggregator.open_clipped_sums import OpenClippedSum
 from services.aggregator.open_contributions import OpenContributions
 from services.aggregator.open_sums import OpenSum
+from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.rounds import Rounds
 
 ANSWER_S = 60.0
@@ -36,6 +38,7 @@ class Intake:
         blobs: BlobStore,
         *,
         rounds: Rounds,
+        accounts: PrivacyAccounts,
         changes: Changes,
         replica_id: ReplicaId,
         metrics: AggregatorMetrics,
@@ -45,6 +48,7 @@ class Intake:
         self._store = store
         self._blobs = blobs
         self._rounds = rounds
+        self._accounts = accounts
         self._changes = changes
         self._replica_id = replica_id
         self._metrics = metrics
@@ -103,8 +107,11 @@ class Intake:
         return self._committers[task_id]
 
     async def _begin(self, status: RoundStatus) -> Collection:
-        """Raises what `Rounds.plan` raises."""
+        """Raises what `Rounds.plan` and `PrivacyAccounts.standing` raise."""
         known, plan = await self._rounds.task(status.task_id), await self._rounds.plan(status)
         name = ReplicaId(f"{self._replica_id}-{next(self._sums_begun)}")
+        privacy, standing = known.aggregation.privacy, await self._accounts.standing(status)
+        if privacy is not None and standing is not None:
+            return OpenClippedSum(self._blobs, status, plan, name=name, privacy=privacy, standing=standing)
         kind = OpenContributions if known.aggregation.needs_contributions else OpenSum
         return kind(self._blobs, status, plan, name=name)

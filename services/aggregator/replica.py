@@ -19,6 +19,7 @@ from services.aggregator.history import History
 from services.aggregator.intake import ANSWER_S, Intake
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.policies import Policies
+from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.receipt_key import ReceiptKey
 from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.rounds import Rounds
@@ -63,10 +64,12 @@ class Replica:
         self.changes = Changes(store)
         metrics = AggregatorMetrics(registry)
         rounds = Rounds(store, blobs, clock=clock)
+        accounts = PrivacyAccounts(blobs, rounds)
         self._intake = Intake(
             store,
             blobs,
             rounds=rounds,
+            accounts=accounts,
             changes=self.changes,
             replica_id=self.replica_id,
             metrics=metrics,
@@ -78,6 +81,7 @@ class Replica:
             store,
             blobs,
             rounds,
+            accounts,
             salvage=salvage,
             replica_id=self.replica_id,
             metrics=metrics,
@@ -98,10 +102,12 @@ class Replica:
         self.servicer = AggregatorServicer(
             store,
             rounds=rounds,
+            accounts=accounts,
             changes=self.changes,
             submissions=Submissions(
                 store,
                 rounds=rounds,
+                accounts=accounts,
                 intake=self._intake,
                 memory=self.memory,
                 metrics=metrics,

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from disco.aggregator.v1 import round_pb2
+from disco.task.v1 import task_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from blobstore.records import PrivacyAccount
 from learning.federated import Admission, RoundStatus, State, contributions_needed, round_deadline
 from learning.ids import TaskId
 from learning.receipts import Statement
 from learning.waiting import waiting_for
 from rpc.task_messages import policy_to_proto
+from services.aggregator.privacy_accounts import Standing
 from services.aggregator.receipt_key import ReceiptKey
 
 
-def round_message(status: RoundStatus) -> round_pb2.Round:
-    waiting, sentence = waiting_for(status)
+def round_message(status: RoundStatus, standing: Standing | None) -> round_pb2.Round:
+    """`standing`: with the task's privacy budget; None where it has none."""
+    waits_for, sentence = waiting_for(status)
+    waiting = round_pb2.Round.Waiting.Value(f"WAITING_{waits_for.name}")
+    if standing is not None and standing.is_spent and status.state is State.COLLECTING:
+        waiting, sentence = round_pb2.Round.WAITING_PRIVACY_BUDGET, str(standing.refusal(status.task_id))
     message = round_pb2.Round(
         task_id=status.task_id,
         number=status.number,
@@ -26,7 +33,7 @@ def round_message(status: RoundStatus) -> round_pb2.Round:
         contributions=status.contributions,
         contributions_needed=contributions_needed(status),
         total_weight=status.total_weight,
-        waiting=round_pb2.Round.Waiting.Value(f"WAITING_{waiting.name}"),
+        waiting=waiting,
         waiting_sentence=sentence,
         last_contributions=status.last_contributions,
         contributions_ever=status.contributions_ever,
@@ -35,7 +42,23 @@ def round_message(status: RoundStatus) -> round_pb2.Round:
     deadline = round_deadline(status)
     if deadline is not None:
         message.deadline.CopyFrom(_timestamp(deadline))
+    if standing is not None:
+        message.privacy.CopyFrom(privacy_message(standing.account))
+        message.privacy.next_epsilon = standing.next_epsilon
     return message
+
+
+def privacy_message(account: PrivacyAccount) -> round_pb2.PrivacyAccount:
+    return round_pb2.PrivacyAccount(
+        parameters=task_pb2.CentralPrivacy(
+            clipping_norm=account.clipping_norm,
+            noise_multiplier=account.noise_multiplier,
+            delta=account.delta,
+            epsilon_budget=account.epsilon_budget,
+        ),
+        noisy_versions=account.noisy_versions,
+        epsilon=account.epsilon,
+    )
 
 
 def statement_of(task_id: TaskId, admission: Admission) -> Statement:

@@ -29,6 +29,7 @@ from learning.refusals import (
 from learning.task import Scheme
 from roundstore.store import RoundStore
 from services.aggregator.off_loop import off_loop
+from services.aggregator.rules.private_mean import plan_of_changes
 from services.aggregator.sum_plan import SumPlan
 
 MAX_CACHED_TASKS = 4096
@@ -138,6 +139,8 @@ class Rounds:
             except (InvalidWeights, WeightsNotFinite) as broken:
                 name = f"Version {status.number} of {status.task_id}"
                 raise StoredDataDamaged(name=name) from broken
+            if known.aggregation.privacy is not None:
+                plan = plan_of_changes(plan, known.aggregation.privacy)
             self._plans.put(key, plan, cost=len(plan.tensors))
         return plan
 

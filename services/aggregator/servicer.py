@@ -19,12 +19,12 @@ from services.aggregator.changes import Changes, either
 from services.aggregator.history import History
 from services.aggregator.history_calls import HistoryCalls
 from services.aggregator.policies import Policies
+from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.receipt_key import ReceiptKey
 from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.round_messages import (
     duration_message,
     receipt_message,
-    round_message,
     statement_of,
 )
 from services.aggregator.rounds import Rounds
@@ -45,6 +45,7 @@ class AggregatorServicer(HistoryCalls):
         store: RoundStore,
         *,
         rounds: Rounds,
+        accounts: PrivacyAccounts,
         changes: Changes,
         submissions: Submissions,
         versions: Versions,
@@ -56,7 +57,7 @@ class AggregatorServicer(HistoryCalls):
         lease_s: float,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
-        super().__init__(history, receipt_key, rounds=rounds, rollbacks=rollbacks, policies=policies)
+        super().__init__(history, receipt_key, rounds=rounds, accounts=accounts, rollbacks=rollbacks, policies=policies)
         self._store = store
         self._rounds = rounds
         self._changes = changes
@@ -71,7 +72,7 @@ class AggregatorServicer(HistoryCalls):
     ) -> aggregator_service_pb2.JoinTaskResponse:
         status = await self._join(request.task_id, [participant_id(request.participant_id)])
         return aggregator_service_pb2.JoinTaskResponse(
-            round=round_message(status), lease=duration_message(self._lease_s)
+            round=await self._round_message(status), lease=duration_message(self._lease_s)
         )
 
     async def RenewLeases(  # noqa: N802
@@ -89,7 +90,7 @@ class AggregatorServicer(HistoryCalls):
         status = await self._rounds.changed(task, lambda: self._store.leave(task, participant, now=self._clock()))
         if is_due(status, self._clock()):
             self._changes.announce_due(task)
-        return aggregator_service_pb2.LeaveTaskResponse(round=round_message(status))
+        return aggregator_service_pb2.LeaveTaskResponse(round=await self._round_message(status))
 
     async def SubmitContribution(  # noqa: N802
         self, request_iterator: AsyncIterator[aggregator_service_pb2.SubmitContributionRequest], context: Any
@@ -104,7 +105,7 @@ class AggregatorServicer(HistoryCalls):
         self, request: aggregator_service_pb2.GetRoundRequest, context: Any
     ) -> aggregator_service_pb2.GetRoundResponse:
         status = await self._rounds.status(task_id(request.task_id))
-        return aggregator_service_pb2.GetRoundResponse(round=round_message(status))
+        return aggregator_service_pb2.GetRoundResponse(round=await self._round_message(status))
 
     async def WatchRounds(  # noqa: N802
         self, request: aggregator_service_pb2.WatchRoundsRequest, context: Any
@@ -117,7 +118,7 @@ class AggregatorServicer(HistoryCalls):
             if seen != (status.epoch, status.revision):
                 seen = status.epoch, status.revision
                 # Returns when there is room in the stream: a slow reader skips what happens meanwhile.
-                yield aggregator_service_pb2.WatchRoundsResponse(round=round_message(status))
+                yield aggregator_service_pb2.WatchRoundsResponse(round=await self._round_message(status))
             await either(hint, seconds=WATCH_AGAIN_S)
 
     async def ReadVersion(  # noqa: N802

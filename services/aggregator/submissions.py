@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from learning.federated import Admission, RoundStatus
+from learning.federated import Admission, RoundStatus, State
 from learning.ids import ParticipantId, TaskId
 from learning.refusals import DigestMismatch, DiscoError, Refusal, StreamStalled, TooLarge
 from learning.weighing import as_collecting, weight_of
@@ -19,6 +19,7 @@ from rpc.chunks import collect
 from services.aggregator.intake import Intake
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offers import Offered, find_counted
+from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.rounds import Rounds
 from services.aggregator.upload_memory import UploadMemory
 
@@ -46,6 +47,7 @@ class Submissions:
         store: RoundStore,
         *,
         rounds: Rounds,
+        accounts: PrivacyAccounts,
         intake: Intake,
         memory: UploadMemory,
         metrics: AggregatorMetrics,
@@ -54,6 +56,7 @@ class Submissions:
     ) -> None:
         self._store = store
         self._rounds = rounds
+        self._accounts = accounts
         self._intake = intake
         self._memory = memory
         self._metrics = metrics
@@ -74,6 +77,8 @@ class Submissions:
         known = await self._rounds.federated_task(announced.task_id)
         if known.model_bytes > self._max_bytes:
             raise TooLarge(limit_bytes=self._max_bytes)
+        if known.aggregation.privacy is not None:
+            announced = replace(announced, sample_count=0)  # who says more samples must not move the sum further
         status, counted = await self._foreseen(announced)
         if counted is not None:
             return counted, "repeated"
@@ -112,6 +117,8 @@ class Submissions:
         )
         if counted is None:
             weight_of(as_collecting(status), base_round=announced.base_round, sample_count=announced.sample_count)
+            if status.state is State.COLLECTING:
+                await self._accounts.check(status)
         return counted
 
     async def _received(self, announced: Announced, chunks: AsyncIterable[bytes], *, size: int) -> bytearray:

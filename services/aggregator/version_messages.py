@@ -7,7 +7,7 @@ from disco.aggregator.v1 import version_pb2
 from blobstore import ledger
 from services.aggregator.history import Proof, Stated
 from services.aggregator.receipt_key import ReceiptKey
-from services.aggregator.round_messages import receipt_message
+from services.aggregator.round_messages import privacy_message, receipt_message
 
 
 def version_message(stated: Stated) -> version_pb2.Version:
@@ -32,6 +32,8 @@ def version_message(stated: Stated) -> version_pb2.Version:
         message.source.task_id = entry.source.task_id
         message.source.version = entry.source.version
         message.source.entry_sha256 = bytes.fromhex(entry.source.entry_digest)
+    if entry.privacy is not None:
+        message.privacy.CopyFrom(privacy_message(entry.privacy))
     return message
 
 

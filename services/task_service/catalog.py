@@ -20,6 +20,7 @@ from blobstore.whole import Heads
 from learning.ids import TaskId
 from learning.refusals import InvalidTask, StoredDataDamaged, TaskAlreadyExists, TaskNotFound
 from learning.task import Task
+from privacy.accountant import check_budget
 from services.task_service.default_tasks import DEFAULT_TASKS
 from services.task_service.new_model import BYTES_PER_WEIGHT, prepare
 
@@ -109,12 +110,16 @@ class Catalog:
     ) -> TaskRecord:
         """Creates a task once; the same request id and content get the same answer again.
 
-        Raises TaskAlreadyExists, InvalidModel, InvalidTask, InvalidWeights, WeightsNotFinite, TooLarge.
+        Raises TaskAlreadyExists, InvalidModel, InvalidTask, InvalidWeights, WeightsNotFinite, TooLarge,
+        PrivacyNotAccounted.
         """
         _check_request_id(request_id)
         existing = await self._existing(task.task_id)
         if existing is not None and (not request_id or existing.request_id != request_id):
             raise TaskAlreadyExists(task_id=task.task_id)
+        privacy = task.aggregation.privacy if task.aggregation else None
+        if privacy is not None:
+            await asyncio.to_thread(check_budget, privacy)
         model, values = await asyncio.to_thread(prepare, task, offered, weights, max_bytes=self._max_bytes)
         if existing is None:
             try:
@@ -156,7 +161,14 @@ class Catalog:
         source = Source(task_id=source_id, version=number, entry_digest=ledger.digest_of_entry(entry_bytes))
         try:
             return await records.write_task(
-                self._store, task, model, weights, request_id=request_id, now=now, source=source
+                self._store,
+                task,
+                model,
+                weights,
+                request_id=request_id,
+                now=now,
+                source=source,
+                privacy=entry.privacy,
             )
         except BlobExists:
             existing = await records.read_task(self._store, task_id)

@@ -1,0 +1,1 @@
+"""What differential privacy costs. See the module `accountant`."""
