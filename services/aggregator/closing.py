@@ -278,6 +278,7 @@ class Closing:
         )
         entry = await off_loop(HASHED_BYTES * len(entry.contributions), ledger.with_root, entry)
         await records.write_version(self._blobs, status.task_id, weights, entry, replace=replace)
+        self._rounds.fresh.keep(status.task_id, digest, weights)
         return _counted(entry, status)
 
 

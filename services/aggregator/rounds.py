@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from blobstore import names, policies, records, whole
 from blobstore.records import WeightSpec
-from blobstore.store import BlobMissing, BlobStore
+from blobstore.store import BlobMissing, BlobStore, Buffer
 from learning.aggregation import Aggregation
 from learning.federated import RoundMoved, RoundStatus
 from learning.ids import TaskId
@@ -28,6 +28,7 @@ from learning.refusals import (
 )
 from learning.task import Scheme
 from roundstore.store import RoundStore
+from services.aggregator.fresh_weights import FreshWeights
 from services.aggregator.off_loop import off_loop
 from services.aggregator.rules.private_mean import plan_of_changes
 from services.aggregator.sum_plan import SumPlan
@@ -60,6 +61,7 @@ class Rounds:
         self._store = store
         self._blobs = blobs
         self._clock = clock
+        self.fresh = FreshWeights()
         self._tasks: _Newest[TaskId, KnownTask] = _Newest(MAX_CACHED_TASKS)
         self._heads = whole.Heads(blobs)
         self._plans: _Newest[tuple[TaskId, str, int, int], SumPlan] = _Newest(MAX_CACHED_TENSORS)
@@ -130,12 +132,14 @@ class Rounds:
         if plan is None:
             known = await self.task(status.task_id)
             entry = await records.read_ledger_entry(self._blobs, status.task_id, status.number)
+            base: Buffer | None = self.fresh.find(status.task_id, entry.digest)
             try:
-                base = await records.read_weights(self._blobs, status.task_id, entry)
+                if base is None:
+                    base = await records.read_weights(self._blobs, status.task_id, entry)
             except VersionNotFound:
                 raise RoundMoved from None
             try:
-                plan = await off_loop(len(base), SumPlan.for_base, known.weight_specs, base, status.weight_cap)
+                plan = await off_loop(known.model_bytes, SumPlan.for_base, known.weight_specs, base, status.weight_cap)
             except (InvalidWeights, WeightsNotFinite) as broken:
                 name = f"Version {status.number} of {status.task_id}"
                 raise StoredDataDamaged(name=name) from broken

@@ -11,7 +11,7 @@ from blobstore.records import LedgerEntry, WeightSpec
 from blobstore.store import BlobMissing, BlobStore
 from learning.ids import TaskId
 from learning.refusals import StoredDataDamaged
-from rpc.chunks import CHUNK_BYTES
+from rpc.chunks import CHUNK_BYTES, chunks_of
 from services.aggregator.rounds import Rounds
 
 
@@ -57,6 +57,11 @@ class Versions:
 
         Raises VersionNotFound, before the first one, where they have been deleted since they were found.
         """
+        fresh = self._rounds.fresh.find(version.task_id, version.digest)
+        if fresh is not None:
+            for fresh_chunk in chunks_of(fresh):
+                yield fresh_chunk
+            return
         digest = hashlib.sha256()
         try:
             async for chunk in self._blobs.read_chunks(version.blob, chunk_size=CHUNK_BYTES):
