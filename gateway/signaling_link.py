@@ -8,8 +8,9 @@ the session's business.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import grpc
@@ -17,6 +18,7 @@ import structlog
 from disco.signaling.v1.signaling_service_pb2 import ConnectRequest, ConnectResponse
 from google.protobuf.duration_pb2 import Duration
 
+from gateway.introductions import Introductions
 from gateway.metrics import GatewayMetrics
 from gateway.sessions.decentralized import (
     AskForPeers,
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS = 512
 GOODBYE_S = 2.0
+ATTENDS_WITHIN_S = 0.5
+"""A peer that has not answered a ping by then is taken for ready all the same. Clients wait a second longer than they
+are counted as ready."""
 
 Stream = grpc.aio.StreamStreamCall[ConnectRequest, ConnectResponse]
 
@@ -54,14 +59,19 @@ class SignalingLink:
         *,
         peer_protocol: str,
         signaling: SignalingServiceAsyncStub,
+        introductions: Introductions,
+        answered: Callable[[], Awaitable[None]],
         metrics: GatewayMetrics,
         deliver: Callable[[Event], None],
     ) -> None:
         self._task_id = task_id
         self._peer_protocol = peer_protocol
         self._signaling = signaling
+        self._introductions = introductions
+        self._answered = answered
         self._metrics = metrics
         self._deliver = deliver
+        self._peer_id = ""
         self._requests: _Requests | None = None
         self._stream: asyncio.Task[None] | None = None
         self._said_goodbye = False
@@ -73,7 +83,7 @@ class SignalingLink:
                 self._stream = asyncio.current_task()
                 await self._connect(call)
             case AskForPeers(patience_s):
-                self._send(ConnectRequest(mark_ready=ConnectRequest.MarkReady(patience=_duration(patience_s))))
+                await self._mark_ready(patience_s)
             case SendSignal(peer_id, body):
                 signal = ConnectRequest.SendSignal(peer_id=peer_id, body=body)
                 if not self._send(ConnectRequest(send_signal=signal)):
@@ -82,6 +92,20 @@ class SignalingLink:
                 await self._end(give_up_seat=give_up_seat)
             case CountDropped(reason, signals):
                 self._metrics.signals_dropped(reason, signals)
+
+    async def _mark_ready(self, patience_s: float | None) -> None:
+        """Marks the peer ready once its client attends to what it is sent.
+
+        A client that says it is ready may be far from reading again, where its machine is
+        busy. The others would have their lists by then, and their weights would come to it
+        before its own.
+        """
+        stream = self._requests
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ATTENDS_WITHIN_S):
+                await self._answered()
+        if self._requests is stream:  # the session says it again on a new stream
+            self._send(ConnectRequest(mark_ready=ConnectRequest.MarkReady(patience=_duration(patience_s))))
 
     def _send(self, request: ConnectRequest) -> bool:
         """False where the stream broke in this very moment, or the service does not keep up."""
@@ -132,6 +156,7 @@ class SignalingLink:
                 writing.cancel()
         finally:
             self._requests = None
+            self._introductions.leave(self._task_id, self._peer_id, self._deliver)
             call.cancel()
 
     def _broke(self, error: DiscoError, requests: _Requests) -> None:
@@ -143,10 +168,13 @@ class SignalingLink:
         match response.WhichOneof("message"):
             case "session_started":
                 started = response.session_started
+                self._peer_id = started.peer_id
+                self._introductions.enter(self._task_id, started.peer_id, self._deliver)
                 self._deliver(SessionStarted(started.peer_id, started.session_token))
             case "peers_for_round":
                 peers = response.peers_for_round
-                self._deliver(PeersListed(peers.round, tuple(peers.peer_ids)))
+                listed = PeersListed(peers.round, tuple(peers.peer_ids))
+                self._introductions.bring(self._task_id, self._peer_id, listed)
             case "signal":
                 self._deliver(SignalArrived(response.signal.peer_id, response.signal.body))
             case "signal_refused":

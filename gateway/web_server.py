@@ -11,12 +11,14 @@ set on the listening socket; accepted sockets inherit them.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import socket
 import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -24,6 +26,8 @@ from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
 
 from gateway.frame_stream import CollectingReader
 from gateway.settings import GatewaySettings
@@ -38,6 +42,7 @@ UNACKNOWLEDGED_S = 120
 DRAIN_SOCKETS_S = 15.0
 DRAIN_HTTP_S = 10
 LINGER_S = 10.0
+ANSWERED = "disco.answered"
 IDLE_HTTP_S = 65
 """Longer than the common 60 seconds of proxies, so that it is they who close connections that are idle."""
 SHARED_FROM_BYTES = 64 << 10
@@ -95,8 +100,8 @@ def _notice_dead_connections(listening: socket.socket) -> None:
 
 
 class GatewaySocketProtocol(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket protocol, except: large frames are copied less, closing does not cut the client off, and a
-    refused upgrade is no error."""
+    """Uvicorn's WebSocket protocol, except: large frames are copied less, closing does not cut the client off, a
+    refused upgrade is no error, and the application can wait until its client attends (extension `ANSWERED`)."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -104,6 +109,39 @@ class GatewaySocketProtocol(WebSocketsSansIOProtocol):
         self.conn.reader = CollectingReader()
         self.conn.parser = self.conn.parse()
         next(self.conn.parser)
+        self._ping_numbers = itertools.count()
+        self._pings: dict[bytes, asyncio.Future[None]] = {}
+
+    async def answered(self) -> None:
+        """Sends a ping, and returns when the client has answered it: everything it was sent before has reached it."""
+        if self.close_sent or self.transport.is_closing():
+            return
+        payload = struct.pack("!Q", next(self._ping_numbers))  # those of uvicorn have 4 bytes
+        pong = self._pings[payload] = self.loop.create_future()
+        try:
+            self.conn.send_ping(payload)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            await pong
+        finally:
+            del self._pings[payload]
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:  # the application begins with the next step of the loop
+            cast(dict[str, object], self.scope["extensions"])[ANSWERED] = self.answered
+
+    def handle_pong(self, event: Frame) -> None:
+        pong = self._pings.get(bytes(event.data))
+        if pong is None:
+            super().handle_pong(event)
+        elif not pong.done():
+            pong.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for pong in self._pings.values():
+            if not pong.done():
+                pong.set_result(None)  # nobody is there to be waited for
 
     async def send(self, message: ASGISendEvent) -> None:
         """Uvicorn copies every frame twice. Weights go to many clients, and as the same bytes to all of them."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ from gateway.dialects.registry import DIALECTS
 from gateway.federated_calls import FederatedCalls
 from gateway.http_edge import request_id_of
 from gateway.hub import Hub
+from gateway.introductions import Introductions
 from gateway.metrics import GatewayMetrics
 from gateway.outbox import Outbox
 from gateway.problems import problem, problem_for
@@ -45,6 +46,7 @@ from gateway.settings import GatewaySettings
 from gateway.signaling_link import SignalingLink
 from gateway.task_directory import TaskDirectory, TaskEntry
 from gateway.versions import Versions
+from gateway.web_server import ANSWERED
 from learning.ids import participant_id, task_id
 from learning.refusals import DiscoError, InvalidId, ShuttingDown, WrongScheme
 from learning.task import Scheme
@@ -63,6 +65,8 @@ class _Upgrade:
     dialect: Dialect
     negotiated: Negotiated
     subprotocol: str | None
+    answered: Callable[[], Awaitable[None]]
+    """Returns when the client has answered a ping."""
 
 
 class _Refused(Exception):
@@ -72,6 +76,10 @@ class _Refused(Exception):
         self.reason = reason
         self.answer = answer
         super().__init__(reason)
+
+
+async def _at_once() -> None:
+    """For servers that cannot ping."""
 
 
 class WebSocketEndpoint:
@@ -94,6 +102,7 @@ class WebSocketEndpoint:
         self._hub = hub
         self._versions = versions
         self._metrics = metrics
+        self._introductions = Introductions()
         self._open: dict[asyncio.Task[object], Callable[[DiscoError], None]] = {}
         self._places_taken = 0
         self._draining = False
@@ -163,7 +172,8 @@ class WebSocketEndpoint:
         except DiscoError as error:
             raise _Refused(error.reason, problem_for(error)) from error
         subprotocol = confirmed_subprotocol(scope["subprotocols"], negotiated.dialect)
-        return _Upgrade(route, entry, DIALECTS[negotiated.dialect], negotiated, subprotocol)
+        answered = scope.get("extensions", {}).get(ANSWERED, _at_once)
+        return _Upgrade(route, entry, DIALECTS[negotiated.dialect], negotiated, subprotocol, answered)
 
     async def _serve(self, upgrade: _Upgrade, receive: Receive, send: Send) -> None:
         scheme, dialect = upgrade.route.scheme.value, upgrade.dialect.name
@@ -230,6 +240,8 @@ class WebSocketEndpoint:
             upgrade.route.task_id,
             peer_protocol=dialect.manners.peer_protocol,
             signaling=self._signaling,
+            introductions=self._introductions,
+            answered=upgrade.answered,
             metrics=self._metrics,
             deliver=connection.deliver,
         )

@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from gateway import web_server, websocket
+from gateway import introductions, signaling_link, web_server, websocket
 from gateway.close_codes import CLOSE_CODES
 from gateway.dialects import frame_reader, weights_document
 from gateway.dialects.g21 import G21
@@ -294,6 +294,8 @@ def test_numbers_in_the_prose_are_those_of_the_code() -> None:
         f"held for `DISCO_POLL_HOLD_S` ({GatewaySettings.model_fields['poll_hold_s'].default:g} s)",
         f"You are ready for {dialect.manners.peer_patience_s:g} s",
         f"before {decentralized.LIST_SETTLES_S * 1000:g} ms after the first list that names it",
+        f"a WebSocket ping that follows the 3, or after {signaling_link.ATTENDS_WITHIN_S:g} s",
+        f"the others get theirs {introductions.GATHER_S:g} s later",
         f"earlier wait, for {decentralized.SIGNAL_WAITS_S:g} s at most",
         f"pings every {web_server.PING_S:g} s",
         f"acknowledges nothing for {web_server.UNACKNOWLEDGED_S} s",

@@ -95,6 +95,34 @@ async def test_peers_are_introduced_and_exchange_signals(gateway: Running, servi
     await said(services, "1", "end_session")
 
 
+async def test_peer_is_ready_when_its_client_attends_again(
+    gateway: Running, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.signaling_link.ATTENDS_WITHIN_S", 3600)
+    async with connect(f"{gateway.socket_url}/deai/dec") as socket:
+        await say(socket, type=0)
+        await hear(socket)
+        socket.transport.pause_reading()
+        await say(socket, type=3)
+        await say(socket, type=2, peer=1, signal={"type": "offer"})
+        await said(services, "0", "start_session", "send_signal")
+        socket.transport.resume_reading()
+        await said(services, "0", "start_session", "send_signal", "mark_ready")
+
+
+async def test_peer_that_answers_no_ping_is_ready_a_moment_later(
+    gateway: Running, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.signaling_link.ATTENDS_WITHIN_S", 0.02)
+    async with connect(f"{gateway.socket_url}/deai/dec") as socket:
+        await say(socket, type=0)
+        await hear(socket)
+        socket.transport.pause_reading()
+        await say(socket, type=3)
+        await said(services, "0", "start_session", "mark_ready")
+        socket.transport.resume_reading()
+
+
 async def test_socket_survives_the_signaling_service(gateway: Running, services: Services) -> None:
     # What should happen: the stream is opened again with the peer's id and token; the ready mark and what was said
     # meanwhile are sent again. What should not happen: a closed socket, a second welcome.
@@ -111,10 +139,10 @@ async def test_socket_survives_the_signaling_service(gateway: Running, services:
         await eventually(noticed)
         await say(socket, type=2, peer=1, signal={"type": "offer"})
         await services.start()
-        await said(services, "0", "start_session", "mark_ready", "send_signal")
+        await said(services, "0", "start_session", "send_signal", "mark_ready")
         again = services.signaling.requests["0"][-3].start_session
         assert (again.peer_id, again.session_token, again.next_round) == ("0", "token-0", 0)
-        assert 0 < services.signaling.requests["0"][-2].mark_ready.patience.seconds < 9
+        assert 0 < services.signaling.requests["0"][-1].mark_ready.patience.seconds < 9
         services.signaling.tell("0", 0, ["1"])
         assert await hear(socket) == {"type": 4, "peers": [1]}
 
