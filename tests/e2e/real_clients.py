@@ -50,6 +50,29 @@ def require_chromium() -> None:
 
 
 @dataclass
+class Meeting:
+    """Lets clients go on together, as often as they like: each waits until all have said that they wait.
+
+    Peers need this. The published client begins to listen for the others' weights of a
+    round when it deals with its list, and throws away what came before; then it waits for
+    ever. On a busy machine the weights of a peer that was faster come first now and then,
+    however the server hands out the lists (docs/wire-protocol.md, "weights before the list").
+    It also gives up after 10 seconds without a list, while others may still be starting.
+    """
+
+    size: int
+    _waiting: list[asyncio.subprocess.Process] = field(default_factory=list)
+
+    def arrive(self, process: asyncio.subprocess.Process) -> None:
+        self._waiting.append(process)
+        if len(self._waiting) == self.size:
+            for one in self._waiting:
+                assert one.stdin is not None
+                one.stdin.write(b"go\n")
+            self._waiting.clear()
+
+
+@dataclass
 class RealClient:
     """One participant. `events` grows while it runs."""
 
@@ -59,6 +82,8 @@ class RealClient:
     arguments: list[str] | None = None
     """What the script is called with; by default the options as JSON."""
     events: list[dict[str, Any]] = field(default_factory=list)
+    meeting: Meeting | None = None
+    """Where it meets the others, where its options say that it "meets"."""
 
     async def run(self, *, seconds: float = 240) -> list[dict[str, Any]]:
         """Runs it to its end and returns everything it said; fails with its own words where it failed."""
@@ -79,13 +104,18 @@ class RealClient:
             async with asyncio.timeout(seconds):
                 async for line in self.process.stdout:
                     self.events.append(json.loads(line))
-                code = await self.process.wait()
+                    if self.events[-1]["event"] == "meeting" and self.meeting is not None:
+                        self.meeting.arrive(self.process)
+                code: int | None = await self.process.wait()
+        except TimeoutError:
+            code = None
         finally:
             if self.process.returncode is None:
                 self.process.kill()
                 await self.process.wait()
             words = (await said).decode(errors="replace")
-        assert code == 0, f"the client failed: {self.events[-1:]}\n{words[-3000:]}"
+        outcome = "failed" if code is not None else f"had not ended after {seconds:g} s"
+        assert code == 0, f"the client {outcome}: {self.events[-1:]}\n{words[-3000:]}"
         return self.events
 
     def of(self, event: str) -> list[dict[str, Any]]:

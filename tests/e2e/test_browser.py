@@ -63,5 +63,6 @@ async def test_a_browser_and_two_node_clients_exchange_weights_over_webrtc(
     await RealClient(real_client, {}, script="push_task.cjs", arguments=[system.url, PEER_TASK]).run()
     browser = in_browser(real_client, system, task=PEER_TASK, scheme="decentralized", epochs=3, secure=False)
     nodes = peers(real_client, system.url, tmp_path, secure=False)[:2]
-    await run_together(browser, nodes)
+    browser.options["meets"], browser.meeting = True, nodes[0].meeting
+    await asyncio.gather(*(client.run() for client in (browser, *nodes)))
     assert_all_rounds_were_joint([browser, *nodes], secure=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import titanic_rows, write_csv
-from tests.e2e.real_clients import RealClient
+from tests.e2e.real_clients import Meeting, RealClient
 from tests.e2e.system import System
 
 TASK = "titanic-among-peers"
@@ -37,7 +37,8 @@ async def test_three_published_peers_finish_every_round_together(
 
 
 def peers(folder: Path, url: str, tmp_path: Path, *, secure: bool) -> list[RealClient]:
-    """30 rows are one batch, a round is one batch, an epoch is one round."""
+    """30 rows are one batch, a round is one batch, an epoch is one round. They meet each other."""
+    meeting = Meeting(3)
     return [
         RealClient(
             folder,
@@ -49,7 +50,9 @@ def peers(folder: Path, url: str, tmp_path: Path, *, secure: bool) -> list[RealC
                 "csv": str(write_csv(tmp_path / f"rows-{number}.csv", titanic_rows(number, 30))),
                 "epochs": ROUNDS,
                 "roundDuration": 1,
+                "meets": True,
             },
+            meeting=meeting,
         )
         for number in range(3)
     ]

@@ -4,7 +4,7 @@
 //                                  "rows": [[[…inputs], [outputs]], …], "epochs": 1, "roundDuration": 1,
 //                                  "secure": false, "tfjs": "http://127.0.0.1:8080/tfjs/titanic/model.json"}'
 //
-// It prints lines like those of participant.cjs, with weights in base64, and before them {"event": "tfjs", "weights": …}
+// It meets others as participant.cjs does. It prints lines like those of participant.cjs, with weights in base64, and before them {"event": "tfjs", "weights": …}
 // for the model that tf.loadLayersModel finds at `tfjs`, where that is given.
 'use strict'
 
@@ -15,6 +15,11 @@ const { chromium } = require('playwright-core')
 
 const options = JSON.parse(process.argv[2])
 const say = (event, facts = {}) => process.stdout.write(JSON.stringify({ event, ...facts }) + '\n')
+const meet = async (reason) => {
+  const told = new Promise((resolve) => process.stdin.once('data', resolve))
+  say('meeting', { reason })
+  await told
+}
 const executablePath = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(fs.existsSync)
 
 async function main () {
@@ -34,6 +39,7 @@ async function main () {
     page.on('console', (message) => console.error('page:', message.text()))
     page.on('pageerror', (error) => console.error('page threw:', String(error)))
     await page.exposeFunction('say', say)
+    await page.exposeFunction('meet', meet)
     await page.addScriptTag({ path: bundle })
     await page.evaluate(inPage, options)
   } finally {
@@ -83,9 +89,17 @@ async function inPage (options) {
     })
     return result
   }
+  if (options.meets) {
+    const exchange = client.sendAndReceiveWeights.bind(client)
+    client.sendAndReceiveWeights = async (...all) => {
+      await window.meet('introduced')
+      return await exchange(...all)
+    }
+  }
   const rows = options.rows.map(([xs, ys]) => ({ xs, ys }))
   const train = await disco.data.TabularData.init(disco.tf.data.array(rows), task, rows.length)
   const scheme = federated ? disco.TrainingSchemes.FEDERATED : disco.TrainingSchemes.DECENTRALIZED
+  if (options.meets) await window.meet('loaded')
   await new disco.Disco(task, { client, scheme }).fit({ train })
   await window.say('trained')
   await client.disconnect()

@@ -5,6 +5,8 @@
 //
 // It prints one JSON object a line on standard output: what happened, with the SHA-256 of its weights
 // (concatenated float32, little-endian) wherever they changed. What the client itself says goes to standard error.
+// With "meets": true it waits for a line on standard input whenever it has said {"event": "meeting"}: before it trains,
+// and each time before it sends weights to its peers (see Meeting in real_clients.py).
 // Run it from the folder where the client is installed: the client looks for WebRTC relative to the working directory.
 'use strict'
 
@@ -12,6 +14,11 @@ const { createHash } = require('crypto')
 
 const options = JSON.parse(process.argv[2])
 const say = (event, facts = {}) => process.stdout.write(JSON.stringify({ event, ...facts }) + '\n')
+const meet = async (reason) => {
+  const told = new Promise((resolve) => process.stdin.once('data', resolve))
+  say('meeting', { reason })
+  await told
+}
 for (const level of ['log', 'debug', 'info']) console[level] = (...words) => console.error(...words)
 
 const disco = require('@epfml/discojs-node')
@@ -60,11 +67,20 @@ async function main () {
     return result
   }
 
+  if (options.meets) {
+    const exchange = client.sendAndReceiveWeights.bind(client)
+    client.sendAndReceiveWeights = async (...all) => {
+      await meet('introduced')
+      return await exchange(...all)
+    }
+  }
+
   const csv = await new disco.node.data.NodeTabularLoader(task, ',').loadAll([options.csv], {
     features: task.trainingInformation.inputColumns,
     labels: task.trainingInformation.outputColumns,
     shuffle: false
   })
+  if (options.meets) await meet('loaded')
   const session = new disco.Disco(task, { client, scheme })
   await session.fit(csv)
   say('trained')
