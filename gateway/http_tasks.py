@@ -11,40 +11,33 @@ trailing slash, and with `/tfjs/…` as `/tasks/…` in the dialect `tfjs`.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import structlog
-from disco.task.v1.task_pb2 import Model
 from disco.task.v1.task_service_pb2 import CreateTaskRequest
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from gateway.descriptions import JSON, OCTETS, TaskPath, answers
 from gateway.dialects.dialect import Rendering
-from gateway.dialects.model_bodies import training_config_of
-from gateway.dialects.model_uploads import PushedModel, parse_pushed_model
 from gateway.dialects.registry import RENDERINGS
-from gateway.dialects.task_uploads import parse_task
 from gateway.http_bodies import Bodies, ServedBody
 from gateway.models import Models
 from gateway.own_machine import is_from_here
 from gateway.problems import problem
 from gateway.settings import GatewaySettings
 from gateway.task_directory import TaskDirectory
-from gateway.uploads import parse_json, read_body
+from gateway.task_sources.fetching import Fetcher
+from gateway.task_sources.offers import Offer, Offers
 from learning.ids import task_id as valid_task_id
-from learning.refusals import DiscoError, InvalidModel, InvalidTask, MalformedMessage, TaskCreationDenied
-from learning.task import Task
+from learning.refusals import DiscoError, InvalidModel, TaskCreationDenied
 from rpc.channel import retrying
-from rpc.chunks import chunks_of
 from rpc.task_messages import task_to_proto
 
 if TYPE_CHECKING:
@@ -66,11 +59,28 @@ CREATION: dict[str, Any] = {
                     "task": {"type": "object", "description": "The task (`newTask` is read as well)."},
                     "model": {
                         "description": "The msgpack of the TF.js artifacts as an array of bytes, as "
-                        '{"type": "Buffer", "data": […]}, as an object with indices for keys, or in base64.'
+                        '{"type": "Buffer", "data": […]}, as an object with indices for keys, or in base64. '
+                        "Without it, the model is fetched from the task's modelURL."
                     },
                 },
             }
-        }
+        },
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["task"],
+                "properties": {
+                    "task": {"type": "string", "description": "The task: a JSON document."},
+                    "model": {"type": "string", "format": "binary", "description": "model.json of a LayersModel."},
+                    "weights": {
+                        "type": "array",
+                        "items": {"type": "string", "format": "binary"},
+                        "description": "The shards, each with the name that model.json has for it. Without a manifest, "
+                        "the server begins with initial weights.",
+                    },
+                },
+            }
+        },
     },
 }
 _NOT_FROM_HERE = (
@@ -95,13 +105,11 @@ class TaskRoutes:
     ) -> None:
         self._creation = settings.effective_task_creation
         self._token = settings.task_token.get_secret_value()
-        self._limit = settings.max_message_bytes
         self._task_service = task_service
         self._directory = directory
         self._models = models
         self._bodies = bodies
-        # An upload takes many times its size while it is parsed: one at a time keeps that bounded.
-        self._parsing = asyncio.Semaphore(1)
+        self._offers = Offers(Fetcher(settings.networks_to_fetch_from), limit_bytes=settings.max_message_bytes)
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["tasks"])
@@ -165,15 +173,12 @@ class TaskRoutes:
         return await self._bodies.answer(request, served, headers={"Vary": VARY})
 
     async def create_task(self, request: Request) -> Response:
-        """Creates a task from `{"task" or "newTask": …, "model": …}`, in any spelling a Disco client has."""
+        """Creates a task: from JSON in any spelling a Disco client has, or from the parts of a form."""
         self._authorize(request)
-        body = await read_body(request, limit=self._limit)
-        async with self._parsing:
-            task, model = await asyncio.to_thread(_parse_upload, body, _spoken(request))
-            del body
-        await self._create(task, model)
+        async with self._offers.received(request, dialect=_spoken(request)) as offer:
+            await self._create(offer)
         self._directory.forget_list()
-        _log.info("task.created", task_id=task.task_id)
+        _log.info("task.created", task_id=offer.task.task_id)
         return PlainTextResponse("Successful task upload")
 
     def _authorize(self, request: Request) -> None:
@@ -189,17 +194,17 @@ class TaskRoutes:
         if not hmac.compare_digest(given.encode(), (_BEARER + self._token).encode()):
             raise TaskCreationDenied(problem="send the token as `Authorization: Bearer …`")
 
-    async def _create(self, task: Task, model: PushedModel) -> None:
+    async def _create(self, offer: Offer) -> None:
         header = CreateTaskRequest.Header(
-            task=task_to_proto(task),
-            model=_model_for(task, model),
-            weights_size=len(model.weights),
+            task=task_to_proto(offer.task),
+            model=offer.model,
+            weights_size=offer.weights_size,
             request_id=uuid.uuid4().hex,
         )
 
         def parts() -> Iterator[CreateTaskRequest]:
             yield CreateTaskRequest(header=header)
-            for chunk in chunks_of(model.weights):
+            for chunk in offer.chunks():
                 yield CreateTaskRequest(weights_chunk=chunk)
 
         await retrying(lambda: self._task_service.CreateTask(parts()), seconds=CREATE_WITHIN_S)
@@ -213,26 +218,3 @@ def _spoken(request: Request) -> str:
     """The dialect of an upload, where something certain tells it."""
     negotiated = request.state.negotiated
     return str(negotiated.dialect) if negotiated.rule in ("prefix", "hint", "headers") else ""
-
-
-def _parse_upload(body: bytearray, dialect: str) -> tuple[Task, PushedModel]:
-    document = parse_json(body)
-    if not isinstance(document, dict):
-        raise MalformedMessage(problem='the body is no object with "task" and "model"')
-    described = document.get("task", document.get("newTask"))
-    if described is None:
-        raise InvalidTask(field="task", problem="is missing")
-    if document.get("model") is None:
-        raise InvalidModel(problem="it is missing")
-    model = parse_pushed_model(document["model"])
-    backend = "gpt" if model.kind == Model.KIND_GPT else "tfjs"
-    task = parse_task(
-        described, dialect_hint=dialect, tensor_backend=backend, training_config_json=model.training_config_json
-    )
-    return task, model
-
-
-def _model_for(task: Task, model: PushedModel) -> Model:
-    if model.kind == Model.KIND_TFJS and not model.training_config_json:
-        model = replace(model, training_config_json=training_config_of(task))
-    return model.without_weights()

@@ -1,13 +1,16 @@
 """What HTTP says when something is refused: RFC 9457 problem documents, for every error there is.
 
-    { "type": "about:blank", "title": …, "status": …, "detail": …, "reason": …, "request_id": …, variables… }
+    { "type": "about:blank", "title": …, "status": …, "detail": …, "reason": …, "request_id": …, variables…,
+      "errors": [{ "path": …, "detail": … }, …] }
 
-`reason` is for programs and does not change; `detail` is a sentence for people.
-One table from reasons to statuses, exhaustive by test. Knows no route.
+`reason` is for programs and does not change; `detail` is a sentence for people; `errors`
+is there where what was sent is wrong in certain places, named by their JSON paths. One
+table from reasons to statuses, exhaustive by test. Knows no route.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import structlog
@@ -17,7 +20,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from learning.refusals import DiscoError, InternalError
+from learning.refusals import DiscoError, InternalError, InvalidModel, InvalidPolicy, InvalidTask
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -69,8 +72,15 @@ def request_id() -> str:
     return str(structlog.contextvars.get_contextvars().get("request_id", "unknown"))
 
 
-def problem(status: int, reason: str, detail: str, *, variables: dict[str, str] | None = None) -> JSONResponse:
-    """One problem document."""
+def problem(
+    status: int,
+    reason: str,
+    detail: str,
+    *,
+    variables: dict[str, str] | None = None,
+    errors: Sequence[tuple[str, str]] = (),
+) -> JSONResponse:
+    """One problem document; `errors` are pairs of a JSON path and what is wrong there."""
     document = {
         "type": "about:blank",
         "title": reason.replace("_", " ").capitalize(),
@@ -80,7 +90,8 @@ def problem(status: int, reason: str, detail: str, *, variables: dict[str, str] 
         "request_id": request_id(),
     }
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return JSONResponse({**(variables or {}), **document}, status, headers, CONTENT_TYPE)
+    listed = {"errors": [{"path": path, "detail": detail} for path, detail in errors]} if errors else {}
+    return JSONResponse({**(variables or {}), **document, **listed}, status, headers, CONTENT_TYPE)
 
 
 def problem_for(error: DiscoError) -> JSONResponse:
@@ -88,7 +99,21 @@ def problem_for(error: DiscoError) -> JSONResponse:
     if error.reason == InternalError.reason:
         _log.error("request.failed", error=str(error))
         return _internal_error()
-    return problem(STATUSES[error.reason], error.reason, str(error), variables=error.variables)
+    errors = _errors_of(error)
+    return problem(STATUSES[error.reason], error.reason, str(error), variables=error.variables, errors=errors)
+
+
+def _errors_of(error: DiscoError) -> Sequence[tuple[str, str]]:
+    """What is wrong field by field, where that is known."""
+    match error:
+        case InvalidTask():
+            return error.problems
+        case InvalidModel():
+            return (("model", error.variables["problem"]),)
+        case InvalidPolicy():
+            return ((error.variables["field"], error.variables["problem"]),)
+        case _:
+            return ()
 
 
 def _internal_error() -> JSONResponse:

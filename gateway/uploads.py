@@ -6,6 +6,7 @@ Knows bytes and JSON; nothing of tasks.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -16,12 +17,12 @@ IDLE_TIMEOUT_S = 30.0
 MAX_DEPTH = 64
 
 
-async def read_body(request: Request, *, limit: int) -> bytearray:
-    """The body, which is never held beyond `limit` bytes. Raises TooLarge, StreamStalled, MalformedMessage."""
+async def body_chunks(request: Request, *, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, up to `limit` bytes. Raises TooLarge, StreamStalled, MalformedMessage."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise TooLarge(limit_bytes=limit)
-    body = bytearray()
+    received = 0
     chunks = aiter(request.stream())
     while True:
         try:
@@ -32,10 +33,19 @@ async def read_body(request: Request, *, limit: int) -> bytearray:
         except ClientDisconnect:
             raise MalformedMessage(problem="the body ended before its announced end") from None
         if chunk is None:
-            return body
-        if len(body) + len(chunk) > limit:
+            return
+        received += len(chunk)
+        if received > limit:
             raise TooLarge(limit_bytes=limit)
+        yield chunk
+
+
+async def read_body(request: Request, *, limit: int) -> bytearray:
+    """The body, which is never held beyond `limit` bytes. Raises TooLarge, StreamStalled, MalformedMessage."""
+    body = bytearray()
+    async for chunk in body_chunks(request, limit=limit):
         body += chunk
+    return body
 
 
 def parse_json(body: bytes | bytearray) -> object:

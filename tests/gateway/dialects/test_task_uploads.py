@@ -301,9 +301,9 @@ def test_missing_title_and_numbers_are_all_named() -> None:
         parse_task({"displayInformation": {}, "trainingInformation": {"dataType": "image"}})
     assert [path for path, _ in refusal.value.problems] == [
         "id",
+        "displayInformation.taskTitle",
         "trainingInformation.epochs",
         "trainingInformation.batchSize",
-        "displayInformation.taskTitle",
         "trainingInformation.IMAGE_H",
         "trainingInformation.IMAGE_W",
     ]
