@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.limits import MAX_TENSORS
 from learning.refusals import InvalidModel, InvalidWeights, TooLarge, WeightsNotFinite
 from services.task_service.topology.layer import Weight
 
@@ -65,6 +66,8 @@ class CanonicalWeights:
 
 def write_weights(path: Path, wanted: Sequence[Weight], tensors: Mapping[str, Tensor], *, limit: int) -> None:
     """Raises InvalidModel, WeightsNotFinite, TooLarge."""
+    if len(wanted) > MAX_TENSORS:
+        raise InvalidModel(problem=f"it has more than {MAX_TENSORS} tensors")
     if 4 * sum(math.prod(weight.shape) for weight in wanted) > limit:
         raise TooLarge(limit_bytes=limit)
     for weight in wanted:

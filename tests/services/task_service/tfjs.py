@@ -56,7 +56,7 @@ class TFJS:
     """Runs Node once for a list of questions."""
 
     def __init__(self, node_modules: Path) -> None:
-        self._node_modules = node_modules
+        self.node_modules = node_modules
 
     def ask(self, questions: Sequence[Question]) -> dict[str, Answer]:
         done = subprocess.run(
@@ -65,7 +65,7 @@ class TFJS:
             capture_output=True,
             text=True,
             timeout=240,
-            env={**os.environ, "NODE_PATH": str(self._node_modules)},
+            env={**os.environ, "NODE_PATH": str(self.node_modules)},
         )
         assert done.returncode == 0, done.stderr
         answers = [json.loads(line) for line in done.stdout.splitlines()]
