@@ -87,15 +87,24 @@ async def add(store: BlobStore, before: TaskRecord, task: Task, *, request_id: s
     return replace(before, task=task, revision=revision)
 
 
-async def find_deletion(store: BlobStore, task_id: TaskId) -> Deletion | None:
-    """None where no task of this id was deleted. Raises StoredDataDamaged."""
-    name = names.deletion(task_id)
+async def is_deleted(store: BlobStore, task_id: TaskId) -> bool:
+    """Whether a task of this id was ever deleted."""
     try:
-        return msgspec.json.decode(await store.read(name), type=Deletion)
+        await store.size(names.deletion(task_id))
+    except BlobMissing:
+        return False
+    return True
+
+
+async def find_deletion(store: BlobStore, task_id: TaskId) -> Deletion | None:
+    """None where no task of this id was deleted, and where the record of it is torn: it counts all the same."""
+    try:
+        return msgspec.json.decode(await store.read(names.deletion(task_id)), type=Deletion)
     except BlobMissing:
         return None
-    except (msgspec.DecodeError, ValueError, Refusal) as broken:
-        raise StoredDataDamaged(name=name) from broken
+    except (msgspec.DecodeError, ValueError, Refusal):
+        _log.exception("deletion.torn", task_id=task_id)
+        return None
 
 
 async def delete(store: BlobStore, task_id: TaskId, *, request_id: str, now: float) -> None:

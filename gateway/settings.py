@@ -43,6 +43,14 @@ class GatewaySettings(ProcessSettings):
         10_000, ge=1, description="Sockets that may be open at once; one more is refused at the upgrade with 503."
     )
 
+    uploads_per_minute: int = Field(
+        60, ge=0, description="Requests that create, change or delete tasks, of one address in a minute; 0: any number."
+    )
+    forwarded_for: Literal["ignored", "trusted"] = Field(
+        "ignored",
+        description="trusted: the last address in X-Forwarded-For is who asks; only behind a proxy that always sets it.",
+    )
+
     fetch_networks: str = Field(
         "",
         description="Networks beyond the public internet from which models may be fetched, by plain http, too: "

@@ -40,6 +40,7 @@ KNOWN_NAMES = frozenset(
         "DEFAULT_TASKS",
         "DURABILITY",
         "FETCH_NETWORKS",
+        "FORWARDED_FOR",
         "GATEWAY_HOST",
         "GATEWAY_METRICS_PORT",
         "GATEWAY_PORT",
@@ -48,6 +49,8 @@ KNOWN_NAMES = frozenset(
         "LOG_LEVEL",
         "MAX_MESSAGE_BYTES",
         "MAX_SOCKETS",
+        "MAX_STORED_BYTES",
+        "MAX_TASKS",
         "METRICS_HOST",
         "PARTICIPANT_LEASE_S",
         "PUBLISH_ADDRESS",  # of docker-compose.yml alone
@@ -71,6 +74,7 @@ KNOWN_NAMES = frozenset(
         "TLS_CA",
         "TLS_CERT",
         "TLS_KEY",
+        "UPLOADS_PER_MINUTE",
         "UPLOAD_MEMORY_BYTES",
     )
 )

@@ -1,5 +1,7 @@
 """The tasks of this server: listed, read, created once, each with the versions of its model.
 
+What becomes of a task after that is `task_changes`.
+
 Keeps nothing in memory: any number of replicas work on one blob store. Knows no
 gRPC, no round and no participant.
 """
@@ -10,24 +12,28 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
-from blobstore import ledger, names, policies, records, retention
+from blobstore import ledger, names, policies, records, retention, task_updates
 from blobstore.records import LedgerEntry, Model, Source, TaskRecord
-from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
+from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer, StoreFull
 from blobstore.whole import Heads
 from learning.ids import TaskId
-from learning.refusals import InvalidTask, StoredDataDamaged, TaskAlreadyExists, TaskNotFound
+from learning.refusals import StorageFull, StoredDataDamaged, TaskAlreadyExists, TaskDeleted, TaskNotFound
 from learning.task import Task
 from privacy.accountant import check_budget
 from services.task_service.default_tasks import DEFAULT_TASKS
 from services.task_service.new_model import BYTES_PER_WEIGHT, prepare
+from services.task_service.quotas import Quotas
+from services.task_service.requests import check_request_id
+from services.task_service.task_news import Roster
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
-MAX_REQUEST_ID = 128
-_DEFAULT_TASK_REQUEST = "default-task"
+DEFAULT_TASK_REQUEST = "default-task"
+"""What the server creates by itself counts for no quota."""
 
 _log = structlog.stdlib.get_logger("task_service")
 
@@ -51,10 +57,11 @@ class StoredVersion:
 class Catalog:
     """`max_bytes` limits the weights of one model. Every method raises StoreUnavailable."""
 
-    def __init__(self, store: BlobStore, *, max_bytes: int) -> None:
+    def __init__(self, store: BlobStore, *, max_bytes: int, quotas: Quotas | None = None) -> None:
         self._store = store
         self._heads = Heads(store)
         self._max_bytes = max_bytes
+        self._quotas = quotas or Quotas(store)
 
     async def page(self, *, size: int, after: str) -> tuple[list[TaskRecord], str]:
         """Tasks in the order of their ids, from behind `after` on, and what to ask for next ("" at the end).
@@ -62,19 +69,40 @@ class Catalog:
         One damaged record does not hide the others: it is logged and left out.
         """
         size = min(size or DEFAULT_PAGE, MAX_PAGE)
-        task_ids = [task_id for task_id in await records.list_tasks(self._store) if task_id > after]
-        page = task_ids[:size]
-        found = []
-        for task_id in page:
-            try:
-                found.append(await records.read_task(self._store, task_id))
-            except (StoredDataDamaged, TaskNotFound) as error:
-                _log.error("task.left_out", task_id=task_id, reason=error.reason)
-        return found, page[-1] if len(task_ids) > size else ""
+        found: list[TaskRecord] = []
+        last = after
+        for folder in await self._store.list_folders(names.TASKS):
+            if folder <= after:
+                continue
+            if len(found) == size:
+                return found, last
+            record = await self._readable(TaskId(folder))
+            found += [record] if isinstance(record, TaskRecord) else []
+            last = folder
+        return found, ""
+
+    async def roster(self) -> Roster:
+        """Every task, in the order of the ids."""
+        folders = [TaskId(folder) for folder in await self._store.list_folders(names.TASKS)]
+        found = {task_id: await self._readable(task_id) for task_id in folders}
+        return {
+            task_id: record if isinstance(record, TaskRecord) else None
+            for task_id, record in found.items()
+            if not isinstance(record, TaskNotFound)
+        }
+
+    async def _readable(self, task_id: TaskId) -> TaskRecord | TaskNotFound | StoredDataDamaged:
+        try:
+            return await task_updates.read(self._store, task_id)
+        except TaskNotFound as error:
+            return error  # is being created, or deleted
+        except StoredDataDamaged as error:
+            _log.error("task.left_out", task_id=task_id, reason=error.reason)
+            return error
 
     async def task(self, task_id: TaskId) -> tuple[TaskRecord, Model]:
         """Raises TaskNotFound, StoredDataDamaged."""
-        record = await records.read_task(self._store, task_id)
+        record = await task_updates.read(self._store, task_id)
         return record, await self._model(record)
 
     async def version(self, task_id: TaskId, number: int | None) -> StoredVersion:
@@ -110,10 +138,10 @@ class Catalog:
     ) -> TaskRecord:
         """Creates a task once; the same request id and content get the same answer again.
 
-        Raises TaskAlreadyExists, InvalidModel, InvalidTask, InvalidWeights, WeightsNotFinite, TooLarge,
-        PrivacyNotAccounted.
+        Raises TaskAlreadyExists, TaskDeleted, InvalidModel, InvalidTask, InvalidWeights, WeightsNotFinite, TooLarge,
+        PrivacyNotAccounted, QuotaExceeded, StorageFull.
         """
-        _check_request_id(request_id)
+        check_request_id(request_id)
         existing = await self._existing(task.task_id)
         if existing is not None and (not request_id or existing.request_id != request_id):
             raise TaskAlreadyExists(task_id=task.task_id)
@@ -122,10 +150,10 @@ class Catalog:
             await asyncio.to_thread(check_budget, privacy)
         model, values = await asyncio.to_thread(prepare, task, offered, weights, max_bytes=self._max_bytes)
         if existing is None:
+            if request_id != DEFAULT_TASK_REQUEST:
+                await self._quotas.check(more_bytes=values.nbytes)
             try:
-                return await records.write_task(
-                    self._store, task, model, values.data.cast("B"), request_id=request_id, now=now
-                )
+                return await self._write(task, model, values.data.cast("B"), request_id=request_id, now=now)
             except BlobExists:
                 existing = await records.read_task(self._store, task.task_id)
         asked = (request_id, task, _sha256(records.encode(model)), _sha256(values.data.cast("B")))
@@ -139,9 +167,9 @@ class Catalog:
         """Creates a task that begins with a version of another one (None: the newest).
 
         The same request id gets the same answer again. Raises TaskNotFound,
-        VersionNotFound, TaskAlreadyExists, InvalidTask, StoredDataDamaged.
+        VersionNotFound, TaskAlreadyExists, TaskDeleted, InvalidTask, QuotaExceeded, StoredDataDamaged, StorageFull.
         """
-        _check_request_id(request_id)
+        check_request_id(request_id)
         existing = await self._existing(task_id)
         if existing is not None:
             return _forked_before(existing, source_id, number, request_id=request_id)
@@ -158,17 +186,11 @@ class Catalog:
             policy=change.policy if change else record.task.policy,
         )
         weights = await records.read_weights(self._store, source_id, entry)
+        await self._quotas.check(more_bytes=len(weights))
         source = Source(task_id=source_id, version=number, entry_digest=ledger.digest_of_entry(entry_bytes))
         try:
-            return await records.write_task(
-                self._store,
-                task,
-                model,
-                weights,
-                request_id=request_id,
-                now=now,
-                source=source,
-                privacy=entry.privacy,
+            return await self._write(
+                task, model, weights, request_id=request_id, now=now, source=source, privacy=entry.privacy
             )
         except BlobExists:
             existing = await records.read_task(self._store, task_id)
@@ -183,27 +205,66 @@ class Catalog:
             default = await asyncio.to_thread(DEFAULT_TASKS[task_id])
             offered = Model(default.kind, default.topology_json, ())
             try:
-                await self.create(default.task, offered, None, request_id=_DEFAULT_TASK_REQUEST, now=now)
+                await self.create(default.task, offered, None, request_id=DEFAULT_TASK_REQUEST, now=now)
             except TaskAlreadyExists:
                 continue  # another replica was first, with a task of another release perhaps
+            except TaskDeleted:
+                continue  # and it is to stay so
             _log.info("task.created", task_id=task_id)
 
     async def _existing(self, task_id: TaskId) -> TaskRecord | None:
+        """The task as it was created. Raises TaskDeleted."""
+        if await task_updates.is_deleted(self._store, task_id):
+            raise TaskDeleted(task_id=task_id)
         try:
             return await records.read_task(self._store, task_id)
         except TaskNotFound:
             return None
+
+    async def _write(self, task: Task, model: Model, weights: Buffer, **more: Any) -> TaskRecord:
+        """Raises BlobExists where another one was first, TaskDeleted, StorageFull; nothing of the task is left then."""
+        task_id, store = task.task_id, self._store
+        try:
+            record = await records.write_task(store, task, model, weights, **more)
+        except (BlobExists, StoreFull) as failed:
+            await self._withdraw(task_id, model, weights)
+            if isinstance(failed, StoreFull):
+                raise StorageFull from None
+            raise
+        if await task_updates.is_deleted(store, task_id):  # since it was looked for
+            await task_updates.forget(store, task_id)
+            raise TaskDeleted(task_id=task_id)
+        return record
+
+    async def _withdraw(self, task_id: TaskId, model: Model, weights: Buffer) -> None:
+        """Deletes what was written for a task that came to nothing.
+
+        The same request, sent once more to another replica, may be using the same blobs: it gets them back.
+        """
+        model_json = records.encode(model)
+        blobs: dict[str, Buffer] = {
+            names.weights(task_id, _sha256(weights)): weights,
+            names.model(task_id, _sha256(model_json)): model_json,
+        }
+        needed = await self._needed(task_id, blobs)
+        for name in blobs.keys() - needed:
+            await self._store.delete(name)
+        for name in await self._needed(task_id, blobs):
+            await self._store.write(name, [blobs[name]])
+
+    async def _needed(self, task_id: TaskId, blobs: Collection[str]) -> list[str]:
+        try:
+            record = await records.read_task(self._store, task_id)
+        except TaskNotFound:
+            return []
+        used = {names.weights(task_id, record.initial_digest), names.model(task_id, record.model_digest)}
+        return [name for name in blobs if name in used]
 
     async def _model(self, record: TaskRecord) -> Model:
         try:
             return await records.read_model(self._store, record)
         except BlobMissing:
             raise StoredDataDamaged(name=names.model(record.task.task_id, record.model_digest)) from None
-
-
-def _check_request_id(request_id: str) -> None:
-    if len(request_id) > MAX_REQUEST_ID:
-        raise InvalidTask(field="request_id", problem=f"is longer than {MAX_REQUEST_ID} characters")
 
 
 def _forked_before(existing: TaskRecord, source_id: TaskId, number: int | None, *, request_id: str) -> TaskRecord:

@@ -17,6 +17,9 @@ from learning.refusals import InvalidModel, MalformedMessage, StreamStalled, Too
 from rpc.chunks import chunk_parts, collect
 from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service.catalog import Catalog
+from services.task_service.leftovers import Leftovers
+from services.task_service.task_changes import TaskChanges
+from services.task_service.task_news import TaskNews, TaskNewsItem
 from services.task_service.topology.document import MAX_DIMENSION, MAX_JSON_BYTES
 
 IDLE_TIMEOUT_S = 30.0
@@ -37,11 +40,17 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self,
         catalog: Catalog,
         *,
+        changes: TaskChanges,
+        news: TaskNews,
+        leftovers: Leftovers,
         clock: Callable[[], float],
         max_bytes: int,
         idle_timeout: float = IDLE_TIMEOUT_S,
     ) -> None:
         self._catalog = catalog
+        self._changes = changes
+        self._news = news
+        self._leftovers = leftovers
         self._clock = clock
         self._max_bytes = max_bytes
         self._idle_timeout = idle_timeout
@@ -54,6 +63,14 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return task_service_pb2.ListTasksResponse(
             tasks=[_task_message(record) for record in page], next_page_token=token
         )
+
+    async def WatchTasks(  # noqa: N802
+        self, request: task_service_pb2.WatchTasksRequest, context: Any
+    ) -> AsyncIterator[task_service_pb2.WatchTasksResponse]:
+        async with aclosing(self._news.watch()) as news:
+            async for item in news:
+                # Returns when there is room in the stream: for a slow reader, what happens meanwhile becomes one.
+                yield _news_message(item)
 
     async def GetTask(  # noqa: N802
         self, request: task_service_pb2.GetTaskRequest, context: Any
@@ -78,6 +95,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             record = await self._catalog.create(
                 task, offered, weights or None, request_id=header.request_id, now=self._clock()
             )
+        self._news.announce(record.task.task_id)
         return task_service_pb2.CreateTaskResponse(
             task=_task_message(record), weights_sha256=bytes.fromhex(record.initial_digest)
         )
@@ -104,11 +122,34 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             now=self._clock(),
         )
         assert record.source is not None, "a fork has a source"
+        self._news.announce(record.task.task_id)
         return task_service_pb2.ForkTaskResponse(
             task=_task_message(record),
             source_version=record.source.version,
             weights_sha256=bytes.fromhex(record.initial_digest),
         )
+
+    async def UpdateTask(  # noqa: N802
+        self, request: task_service_pb2.UpdateTaskRequest, context: Any
+    ) -> task_service_pb2.UpdateTaskResponse:
+        record = await self._changes.update(
+            task_from_proto(request.task),
+            keep=[part for part in ("policy", "aggregation") if not request.task.HasField(part)],
+            expected=request.task.revision,
+            request_id=request.request_id,
+            now=self._clock(),
+        )
+        self._news.announce(record.task.task_id)
+        return task_service_pb2.UpdateTaskResponse(task=_task_message(record))
+
+    async def DeleteTask(  # noqa: N802
+        self, request: task_service_pb2.DeleteTaskRequest, context: Any
+    ) -> task_service_pb2.DeleteTaskResponse:
+        deleted = task_id(request.task_id)
+        await self._changes.delete(deleted, expected=request.revision, request_id=request.request_id, now=self._clock())
+        self._news.announce(deleted)
+        self._leftovers.announce()
+        return task_service_pb2.DeleteTaskResponse()
 
     async def DownloadModel(  # noqa: N802
         self, request: task_service_pb2.DownloadModelRequest, context: Any
@@ -133,7 +174,21 @@ def _task_message(record: TaskRecord) -> task_pb2.Task:
     created = Timestamp()
     created.FromMicroseconds(round(record.create_time * 1e6))
     message.create_time.CopyFrom(created)
+    message.revision = record.revision
     return message
+
+
+def _news_message(item: TaskNewsItem) -> task_service_pb2.WatchTasksResponse:
+    match item.kind:
+        case "snapshot_complete":
+            return task_service_pb2.WatchTasksResponse(snapshot_complete=True)
+        case "deleted":
+            return task_service_pb2.WatchTasksResponse(deleted_task_id=item.task_id)
+        case kind:
+            assert item.record is not None, "what is there has a record"
+            response = task_service_pb2.WatchTasksResponse()
+            getattr(response, kind).CopyFrom(_task_message(item.record))
+            return response
 
 
 def _model_message(model: Model) -> task_pb2.Model:

@@ -34,13 +34,17 @@ from learning.refusals import (
     VersionNotFound,
     WeightsNotFinite,
 )
+from roundstore.task_hints import MemoryTaskHints
 from rpc.channel import connect
 from rpc.server import serve
 from rpc.settings import ServerSettings
 from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service import servicer as servicer_module
 from services.task_service.catalog import Catalog
+from services.task_service.leftovers import Leftovers
 from services.task_service.servicer import TaskServicer
+from services.task_service.task_changes import TaskChanges
+from services.task_service.task_news import TaskNews
 from tests.services.task_service.tasks import SPECS, model, task
 from tests.services.task_service.topologies import dense, sequential, text
 
@@ -60,7 +64,15 @@ async def store(tmp_path: Path) -> AsyncIterator[DirectoryBlobStore]:
 @asynccontextmanager
 async def _served(store: DirectoryBlobStore, *, idle_timeout: float = 30.0) -> AsyncIterator[Stub]:
     catalog = Catalog(store, max_bytes=LIMIT)
-    servicer = TaskServicer(catalog, clock=lambda: 1_700_000_000.25, max_bytes=LIMIT, idle_timeout=idle_timeout)
+    servicer = TaskServicer(
+        catalog,
+        changes=TaskChanges(store),
+        news=TaskNews(catalog.roster, MemoryTaskHints()),
+        leftovers=Leftovers(store, clock=lambda: 1_700_000_000.25),
+        clock=lambda: 1_700_000_000.25,
+        max_bytes=LIMIT,
+        idle_timeout=idle_timeout,
+    )
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
     serving = asyncio.create_task(
