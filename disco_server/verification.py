@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from blobstore import ledger, records
 from blobstore.records import LedgerEntry, WeightSpec
+from disco_server.noisy_versions import NotComputed, digest_of_noisy_mean
 from disco_server.proof_files import NotReadable, Proof, Receipt, contribution_file, read_bytes
 from learning import merkle
 from learning.policy import MAX_TOTAL_WEIGHT
@@ -80,8 +81,18 @@ def verify_receipt(receipt: Receipt, entry: LedgerEntry, proof: Proof, *, pem: b
     )
 
 
-def verify_version(entry: LedgerEntry, base: bytes, weight_specs: Sequence[WeightSpec], *, contributions: Path) -> str:
-    """What is proved, by computing the version once more. Raises Failed."""
+def verify_version(
+    entry: LedgerEntry,
+    base: bytes,
+    weight_specs: Sequence[WeightSpec],
+    *,
+    contributions: Path,
+    noise_secret: bytes | None = None,
+) -> str:
+    """What is proved, by computing the version once more. Raises Failed.
+
+    `noise_secret` is the file with the secret, which a version with differential privacy cannot be computed without.
+    """
     if entry.rule in MADE_WITHOUT_CONTRIBUTIONS:
         raise Failed("rule", f"Version {entry.version} {MADE_WITHOUT_CONTRIBUTIONS[entry.rule]}: nothing to compute.")
     check_statements(entry)
@@ -97,6 +108,30 @@ def verify_version(entry: LedgerEntry, base: bytes, weight_specs: Sequence[Weigh
         )
     _require(bool(entry.contributions), "contributions", f"Version {entry.version} states no contributions.")
     plan = _plan(weight_specs, base, entry.weight_cap)
+    count = len(entry.contributions)
+    if entry.privacy is not None:
+        try:
+            noisy = digest_of_noisy_mean(
+                entry,
+                entry.privacy,
+                plan,
+                base=base,
+                contribution=lambda digest: _contribution(plan, contributions, digest),
+                older_bases=contributions,
+                secret_file=noise_secret,
+            )
+        except NotComputed as reason:
+            raise Failed(reason.step, str(reason)) from None
+        _require(
+            noisy == entry.digest,
+            "result",
+            "The clipped mean of the contributions with the noise of this secret does not have the SHA-256 that the "
+            "entry states for the version.",
+        )
+        return (
+            f"Version {entry.version} of {entry.task_id} is the mean of its {count} contributions, each clipped to "
+            f"{entry.privacy.clipping_norm:g}, with the noise of this secret, to the bit."
+        )
     total = PartialSum(plan)
     for line in entry.contributions:
         total.add(_contribution(plan, contributions, line.digest), line.weight)
@@ -105,7 +140,6 @@ def verify_version(entry: LedgerEntry, base: bytes, weight_specs: Sequence[Weigh
         "result",
         "The exact mean of the contributions does not have the SHA-256 that the entry states for the version.",
     )
-    count = len(entry.contributions)
     return f"Version {entry.version} of {entry.task_id} is the exact mean of its {count} contributions, to the bit."
 
 

@@ -52,6 +52,10 @@ def version(
     contributions: Annotated[
         Path, typer.Option(help="Folder with the contributions, float32, each named <SHA-256>.bin.", metavar="FOLDER")
     ],
+    noise_secret: Annotated[
+        Path | None,
+        typer.Option(help="keys/noise.hex of the installation, for a version with noise.", metavar="NOISE.hex"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Computes a version once more from its base and its contributions, and compares every bit."""
@@ -63,6 +67,7 @@ def version(
             proof_files.read_bytes(base),
             proof_files.read_weight_specs(model),
             contributions=contributions,
+            noise_secret=proof_files.read_bytes(noise_secret) if noise_secret else None,
         )
 
     _tell(check, as_json=as_json)
