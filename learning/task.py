@@ -185,6 +185,11 @@ class Task:
             "aggregation.rule",
             "can be chosen in a federated task only: elsewhere the server does not aggregate",
         )
+        problems.check(
+            self.scheme is Scheme.FEDERATED or self.aggregation_in_force.privacy is None,
+            "aggregation.privacy",
+            "can be asked for in a federated task only: elsewhere the server sees no contributions",
+        )
         if self.data_kind is DataKind.TABULAR:
             problems.check(bool(training.input_columns), "training.input_columns", "are required for tabular data")
             problems.check(bool(training.output_columns), "training.output_columns", "are required for tabular data")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.dialects.aggregation_fields import aggregation_document
 from gateway.dialects.task_uploads import PREPROCESSING, parse_task
 from learning.task import DisplayInformation, Scheme, Task
 
@@ -36,7 +37,7 @@ def render_g21(task: Task) -> Document:
         "taskID": task.task_id,
         "displayInformation": _display(task.display) | _summary(task.display, required=False) | _warnings(task.display),
         "trainingInformation": training,
-    }
+    } | _aggregation(task)
 
 
 def render_g22(task: Task) -> Document:
@@ -71,7 +72,11 @@ def _later_document(task: Task, training: Document) -> Document:
         "id": task.task_id,
         "displayInformation": _later_display(task.display),
         "trainingInformation": training,
-    }
+    } | _aggregation(task)
+
+
+def _aggregation(task: Task) -> Document:
+    return {} if task.aggregation is None else {"aggregation": aggregation_document(task.aggregation)}
 
 
 def _present(**values: object) -> Document:

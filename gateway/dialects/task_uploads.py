@@ -12,8 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
+from gateway.dialects.aggregation_fields import read_aggregation
 from gateway.dialects.json_fields import Fields
 from gateway.dialects.policy_fields import read_policy
+from learning.aggregation import Aggregation
 from learning.ids import TaskId
 from learning.ids import task_id as valid_task_id
 from learning.policy import Policy
@@ -118,8 +120,17 @@ class _Reader:
             task_id = valid_task_id(self._id())
         except InvalidId as error:
             refusal = error
+        aggregation = self._aggregation()
         try:
-            task = Task(task_id, scheme, kind, display=display, training=training, policy=policy)
+            task = Task(
+                task_id,
+                scheme,
+                kind,
+                display=display,
+                training=training,
+                policy=policy,
+                aggregation=aggregation,
+            )
         except InvalidTask as error:
             self._problems += error.problems
         if self._problems:
@@ -273,6 +284,14 @@ class _Reader:
         if chosen is not None:
             return chosen in ("secure", 1) and not isinstance(chosen, bool)
         return self._is_g21 and self._training.flag("decentralizedSecure")
+
+    def _aggregation(self) -> Aggregation | None:
+        document = self._document.find("aggregation")
+        try:
+            return None if document is None else read_aggregation(document)
+        except InvalidTask as refusal:
+            self._problems += refusal.problems
+            return None
 
     def _policy(self, scheme: Scheme) -> Policy:
         names = ("minNbOfParticipants", "minimumReadyPeers")
