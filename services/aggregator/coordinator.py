@@ -95,6 +95,8 @@ class Coordinator:
         while True:
             hint, due = self._changes.next(task_id), self._changes.due(task_id)
             try:
+                if await self._upkeep.ended(task_id):
+                    break
                 seconds = await self._look(task_id, attendance)
             except StoreUnavailable:
                 self._say_whether_lost(True)
@@ -111,6 +113,8 @@ class Coordinator:
                 await either(hint, seconds=seconds)
                 if hint.is_set():
                     await either(due, seconds=CALM_S)
+        self._intake.forget(task_id)
+        del self._attended[task_id]
 
     async def _look(self, task_id: TaskId, attendance: _Attendance) -> float:
         """Does what is to be done now; seconds until something may be, though nothing is heard."""

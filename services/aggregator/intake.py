@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from blobstore.store import BlobStore
 from learning.federated import Admission, RoundStatus
 from learning.ids import ReplicaId, TaskId
-from learning.refusals import ShuttingDown, StoreUnavailable
+from learning.refusals import ShuttingDown, StoreUnavailable, TaskNotFound
 from roundstore.store import RoundStore
 from services.aggregator.changes import Changes
 from services.aggregator.collection import Collection
@@ -89,6 +89,11 @@ class Intake:
 
     def stop(self) -> None:
         """Ends all committers; those who wait are sent to another replica."""
+    def forget(self, task_id: TaskId) -> None:
+        """Ends what is kept of a task that was deleted."""
+        if committer := self._committers.pop(task_id, None):
+            committer.stop(TaskNotFound(task_id=task_id))
+
         for committer in self._committers.values():
             committer.stop(ShuttingDown())
         self._committers.clear()

@@ -23,6 +23,7 @@ from learning.refusals import (
     StoredDataDamaged,
     StoreUnavailable,
     VersionNotFound,
+    TaskNotFound,
     WeightsNotFinite,
     WrongScheme,
 )
@@ -35,6 +36,8 @@ from services.aggregator.sum_plan import SumPlan
 
 MAX_CACHED_TASKS = 4096
 MAX_CACHED_TENSORS = 1 << 20
+CONFIRMED_S = 5.0
+"""How long a task is taken to be there still: a deleted one is refused after that at the latest."""
 """Of all plans together: some 200 MiB at worst, for a model of as many tensors as a million."""
 
 Key = TypeVar("Key")
@@ -43,7 +46,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class KnownTask:
-    """What every call needs of a task; none of it ever changes."""
+    """What every call needs of a task; none of it ever changes, until the task is deleted."""
 
     task_id: TaskId
     scheme: Scheme
@@ -65,6 +68,7 @@ class Rounds:
         self._tasks: _Newest[TaskId, KnownTask] = _Newest(MAX_CACHED_TASKS)
         self._heads = whole.Heads(blobs)
         self._plans: _Newest[tuple[TaskId, str, int, int], SumPlan] = _Newest(MAX_CACHED_TENSORS)
+        self._confirmed_at: _Newest[TaskId, float] = _Newest(MAX_CACHED_TASKS)
         self._seen: _Newest[TaskId, RoundStatus] = _Newest(MAX_CACHED_TASKS)
 
     async def task(self, task_id: TaskId) -> KnownTask:
@@ -85,8 +89,22 @@ class Rounds:
         return known
 
     async def federated_task(self, task_id: TaskId) -> KnownTask:
+            self._confirmed_at.put(task_id, self._clock(), cost=1)
+        elif self._clock() >= (self._confirmed_at.get(task_id) or 0.0) + CONFIRMED_S:
+            await self._confirm(task_id)
         """Raises WrongScheme, and what `task` raises."""
         known = await self.task(task_id)
+    async def _confirm(self, task_id: TaskId) -> None:
+        """Raises TaskNotFound where the task was deleted since it was read."""
+        self._confirmed_at.put(task_id, self._clock(), cost=1)  # before the look, so that one looks for all
+        try:
+            await self._blobs.size(names.task_record(task_id))
+        except BlobMissing:
+            self._tasks.drop(task_id)
+            raise TaskNotFound(task_id=task_id) from None
+        except StoreUnavailable:
+            pass  # what is known goes on until the store says otherwise
+
         if known.scheme is not Scheme.FEDERATED:
             raise WrongScheme(task_id=task_id, scheme=known.scheme.value)
         return known
@@ -168,6 +186,7 @@ class Rounds:
         newest = await self.newest_version(known.task_id)
         entry = await records.read_ledger_entry(self._blobs, known.task_id, newest)
         change = await policies.newest(self._blobs, known.task_id)
+        await self._confirm(known.task_id)
         policy = change.policy if change else known.policy
         status = await self._store.open_round(
             known.task_id, policy, number=newest, now=self._clock(), contributions_ever=entry.contributions_ever or 0
@@ -193,6 +212,10 @@ class _Newest(Generic[Key, Value]):
     def put(self, key: Key, value: Value, *, cost: int) -> None:
         _, before = self._kept.pop(key, (value, 0))
         self._kept[key] = value, cost
+    def drop(self, key: Key) -> None:
+        if key in self._kept:
+            self._cost -= self._kept.pop(key)[1]
+
         self._cost += cost - before
         while self._cost > self._bound and len(self._kept) > 1:
             _, (_, freed) = self._kept.popitem(last=False)

@@ -1,4 +1,4 @@
-"""What nobody calls for and nothing waits for: old sums and weights are deleted, the policy is what was written.
+"""What nobody calls for and nothing waits for: what is old or ended is deleted, the policy is what was written.
 
 Knows when nothing of that (the coordinator does). Any replica may do any of it at any
 time, also two at once.
@@ -16,11 +16,12 @@ from functools import partial
 
 import structlog
 
-from blobstore import names, policies, retention
+from blobstore import names, policies, retention, task_updates
 from blobstore.store import BlobStore
 from learning.aggregation import AggregationRule
 from learning.federated import RoundStatus
 from learning.ids import TaskId
+from learning.refusals import StoredDataDamaged, StoreUnavailable, TaskNotFound
 from roundstore.store import RoundStore
 from services.aggregator.rounds import Rounds
 
@@ -71,6 +72,23 @@ class Upkeep:
         while len(met) > 1 and met[1][0] <= now - SAFE_S:
             met.popleft()
         return met[0][1]
+
+    async def ended(self, task_id: TaskId) -> bool:
+        """Whether the task was deleted; its round is dropped then.
+
+        A record that is missing is not enough: a volume that is not mounted must cost nothing that was acknowledged.
+        """
+        try:
+            await self._rounds.task(task_id)
+        except (StoredDataDamaged, StoreUnavailable):
+            return False
+        except TaskNotFound:
+            if not await task_updates.is_deleted(self._blobs, task_id):
+                raise
+            await self._store.drop_round(task_id)
+            _log.info("round.dropped", task_id=task_id)
+            return True
+        return False
 
     async def _sweep_before(self, folder: str, this: str) -> None:
         for blob in await self._blobs.list(folder):

@@ -30,6 +30,7 @@ FREE = frozenset(
 """Fields beside those of `display` that an update may change."""
 ATTEMPTS = 10
 
+_IN_PARTS = ("aggregation", "training", "display")
 _ELSEWHERE = {
     "policy": "AggregatorService.ChangePolicy changes the policy of a federated task",
     "task_id": "receipts name it",
@@ -105,9 +106,9 @@ def _check_free(before: Task, after: Task) -> None:
 
 def _differences(before: Task, after: Task) -> Iterator[str]:
     """The paths of all fields that differ; of `aggregation` it is what holds that counts."""
-    for name in ("task_id", "scheme", "data_kind", "policy"):
-        if getattr(before, name) != getattr(after, name):
-            yield name
+    for field in fields(before):
+        if field.name not in _IN_PARTS and getattr(before, field.name) != getattr(after, field.name):
+            yield field.name
     if before.aggregation_in_force != after.aggregation_in_force:
         yield "aggregation"
     for part in ("training", "display"):
