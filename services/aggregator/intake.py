@@ -87,13 +87,13 @@ class Intake:
         if committer.is_idle:
             del self._committers[status.task_id]
 
-    def stop(self) -> None:
-        """Ends all committers; those who wait are sent to another replica."""
     def forget(self, task_id: TaskId) -> None:
         """Ends what is kept of a task that was deleted."""
         if committer := self._committers.pop(task_id, None):
             committer.stop(TaskNotFound(task_id=task_id))
 
+    def stop(self) -> None:
+        """Ends all committers; those who wait are sent to another replica."""
         for committer in self._committers.values():
             committer.stop(ShuttingDown())
         self._committers.clear()

@@ -22,8 +22,8 @@ from learning.refusals import (
     InvalidWeights,
     StoredDataDamaged,
     StoreUnavailable,
-    VersionNotFound,
     TaskNotFound,
+    VersionNotFound,
     WeightsNotFinite,
     WrongScheme,
 )
@@ -35,9 +35,9 @@ from services.aggregator.rules.private_mean import plan_of_changes
 from services.aggregator.sum_plan import SumPlan
 
 MAX_CACHED_TASKS = 4096
-MAX_CACHED_TENSORS = 1 << 20
 CONFIRMED_S = 5.0
 """How long a task is taken to be there still: a deleted one is refused after that at the latest."""
+MAX_CACHED_TENSORS = 1 << 20
 """Of all plans together: some 200 MiB at worst, for a model of as many tensors as a million."""
 
 Key = TypeVar("Key")
@@ -66,9 +66,9 @@ class Rounds:
         self._clock = clock
         self.fresh = FreshWeights()
         self._tasks: _Newest[TaskId, KnownTask] = _Newest(MAX_CACHED_TASKS)
+        self._confirmed_at: _Newest[TaskId, float] = _Newest(MAX_CACHED_TASKS)
         self._heads = whole.Heads(blobs)
         self._plans: _Newest[tuple[TaskId, str, int, int], SumPlan] = _Newest(MAX_CACHED_TENSORS)
-        self._confirmed_at: _Newest[TaskId, float] = _Newest(MAX_CACHED_TASKS)
         self._seen: _Newest[TaskId, RoundStatus] = _Newest(MAX_CACHED_TASKS)
 
     async def task(self, task_id: TaskId) -> KnownTask:
@@ -86,14 +86,11 @@ class Rounds:
                 aggregation=record.task.aggregation_in_force,
             )
             self._tasks.put(task_id, known, cost=1)
-        return known
-
-    async def federated_task(self, task_id: TaskId) -> KnownTask:
             self._confirmed_at.put(task_id, self._clock(), cost=1)
         elif self._clock() >= (self._confirmed_at.get(task_id) or 0.0) + CONFIRMED_S:
             await self._confirm(task_id)
-        """Raises WrongScheme, and what `task` raises."""
-        known = await self.task(task_id)
+        return known
+
     async def _confirm(self, task_id: TaskId) -> None:
         """Raises TaskNotFound where the task was deleted since it was read."""
         self._confirmed_at.put(task_id, self._clock(), cost=1)  # before the look, so that one looks for all
@@ -105,6 +102,9 @@ class Rounds:
         except StoreUnavailable:
             pass  # what is known goes on until the store says otherwise
 
+    async def federated_task(self, task_id: TaskId) -> KnownTask:
+        """Raises WrongScheme, and what `task` raises."""
+        known = await self.task(task_id)
         if known.scheme is not Scheme.FEDERATED:
             raise WrongScheme(task_id=task_id, scheme=known.scheme.value)
         return known
@@ -183,10 +183,10 @@ class Rounds:
         return await self._heads.newest(task_id)
 
     async def _open(self, known: KnownTask) -> RoundStatus:
+        await self._confirm(known.task_id)
         newest = await self.newest_version(known.task_id)
         entry = await records.read_ledger_entry(self._blobs, known.task_id, newest)
         change = await policies.newest(self._blobs, known.task_id)
-        await self._confirm(known.task_id)
         policy = change.policy if change else known.policy
         status = await self._store.open_round(
             known.task_id, policy, number=newest, now=self._clock(), contributions_ever=entry.contributions_ever or 0
@@ -209,13 +209,13 @@ class _Newest(Generic[Key, Value]):
         self._kept.move_to_end(key)
         return self._kept[key][0]
 
-    def put(self, key: Key, value: Value, *, cost: int) -> None:
-        _, before = self._kept.pop(key, (value, 0))
-        self._kept[key] = value, cost
     def drop(self, key: Key) -> None:
         if key in self._kept:
             self._cost -= self._kept.pop(key)[1]
 
+    def put(self, key: Key, value: Value, *, cost: int) -> None:
+        _, before = self._kept.pop(key, (value, 0))
+        self._kept[key] = value, cost
         self._cost += cost - before
         while self._cost > self._bound and len(self._kept) > 1:
             _, (_, freed) = self._kept.popitem(last=False)
