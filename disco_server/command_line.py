@@ -18,8 +18,10 @@ from rich.console import Console
 
 from disco_server.cannot_start import CannotStart
 from disco_server.launcher import Launcher
+from disco_server.model_commands import commands as model_commands
 from disco_server.screen import Screen
 from disco_server.settings import LauncherSettings
+from disco_server.task_commands import commands as task_commands
 from disco_server.until_signal import run_until_signal
 from disco_server.verify_commands import commands as verify_commands
 from rpc.settings import PREFIX, load
@@ -32,6 +34,8 @@ app = typer.Typer(
 )
 
 app.add_typer(verify_commands, name="verify")
+app.add_typer(task_commands, name="tasks")
+app.add_typer(model_commands, name="models")
 
 Port = Annotated[
     int | None,

@@ -2,6 +2,7 @@
 
     GET  /tasks                      the list
     POST /tasks                      creates a task; lenient about what the generations send
+    POST /tasks/{task}/fork          creates a task from a version of this one
     GET  /tasks/{task}/model.json    the newest model
     GET  /tasks/{task}/weights.bin   its weights: little-endian float32
 
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import structlog
-from disco.task.v1.task_service_pb2 import CreateTaskRequest
+from disco.task.v1.task_service_pb2 import CreateTaskRequest, ForkTaskRequest
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from gateway.descriptions import JSON, OCTETS, TaskPath, answers
 from gateway.dialects.dialect import Rendering
@@ -34,7 +35,9 @@ from gateway.problems import problem
 from gateway.settings import GatewaySettings
 from gateway.task_directory import TaskDirectory
 from gateway.task_sources.fetching import Fetcher
+from gateway.task_sources.fork_request import FORK, MAX_FORK_BYTES, read_fork
 from gateway.task_sources.offers import Offer, Offers
+from gateway.uploads import parse_json, read_body
 from learning.ids import task_id as valid_task_id
 from learning.refusals import DiscoError, InvalidModel, TaskCreationDenied
 from rpc.channel import retrying
@@ -131,6 +134,15 @@ class TaskRoutes:
             openapi_extra={"requestBody": CREATION},
         )
         router.add_api_route(
+            "/tasks/{task_id}/fork",
+            self.fork_task,
+            methods=["POST"],
+            summary="Creates a task from a version of this one",
+            response_class=Response,
+            responses=answers([JSON], 403, 408, 409, 413),
+            openapi_extra={"requestBody": FORK},
+        )
+        router.add_api_route(
             "/tasks/{task_id}/{file}",
             self.read_file,
             methods=["GET"],
@@ -139,6 +151,24 @@ class TaskRoutes:
             responses=answers([JSON, OCTETS], 206, 406, 416),
         )
         return router
+
+    async def fork_task(self, request: Request, task_id: TaskPath) -> Response:
+        """Creates a task that begins with a version of this one (the newest, where none is said)."""
+        self._authorize(request)
+        wanted = read_fork(parse_json(await read_body(request, limit=MAX_FORK_BYTES)))
+        message = ForkTaskRequest(
+            source_task_id=valid_task_id(task_id),
+            source_version=wanted.version,
+            task_id=valid_task_id(wanted.id),
+            title=wanted.title,
+            request_id=uuid.uuid4().hex,
+        )
+        made = await retrying(lambda: self._task_service.ForkTask(message), seconds=CREATE_WITHIN_S)
+        self._directory.forget_list()
+        _log.info("task.forked", task_id=wanted.id, source=task_id, version=made.source_version)
+        return JSONResponse(
+            {"id": wanted.id, "source_version": made.source_version, "weights_sha256": made.weights_sha256.hex()}
+        )
 
     async def list_tasks(self, request: Request) -> Response:
         """All tasks, as the generation that asks reads them."""
