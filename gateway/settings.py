@@ -48,7 +48,8 @@ class GatewaySettings(ProcessSettings):
     )
     forwarded_for: Literal["ignored", "trusted"] = Field(
         "ignored",
-        description="trusted: the last address in X-Forwarded-For is who asks; only behind a proxy that always sets it.",
+        description="trusted: the last address in X-Forwarded-For is who asks; only behind a proxy that always sets "
+        "it.",
     )
 
     fetch_networks: str = Field(

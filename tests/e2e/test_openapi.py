@@ -1,4 +1,4 @@
-"""The HTTP API as its own OpenAPI document describes it: schemathesis makes requests from the one and checks the other."""
+"""The HTTP API as its own OpenAPI document describes it: schemathesis makes requests from one and checks the other."""
 
 from __future__ import annotations
 
