@@ -23,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from rpc.chunks import MAX_FRAME_BYTES
+from rpc.chunks import CHUNK_BYTES, MAX_FRAME_BYTES
 from rpc.credentials import TokenInterceptor, server_credentials
 from rpc.interceptors import CallInterceptor
 from rpc.memory import tune_allocator
@@ -116,6 +116,10 @@ def _new_server(calls: CallInterceptor, settings: ServerSettings) -> grpc.aio.Se
             ("grpc.so_reuseport", 0),  # two processes on one port would share its calls without a word
             ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
             ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+            # What an upload that waits for its turn has sent is to stay with its sender: probing opens windows of tens
+            # of megabytes. Two chunks keep the stream as busy, and cost as little.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", 2 * CHUNK_BYTES),
             # Our channels ping every 20 s, with or without calls; by default a server hangs up on that.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -52,7 +52,10 @@ _log = structlog.stdlib.get_logger("aggregator")
 
 
 class Closing:
-    """Closes rounds in the name of one replica."""
+    """Closes rounds in the name of one replica.
+
+    `leased` is told of every round that collects no more because this replica closes it: what is held of it can go.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Closing:
         replica_id: ReplicaId,
         metrics: AggregatorMetrics,
         clock: Callable[[], float],
+        leased: Callable[[RoundStatus], None] = lambda _: None,
         lease_s: float = LEASE_S,
         read_pause_s: float = READ_PAUSE_S,
     ) -> None:
@@ -76,6 +80,7 @@ class Closing:
         self._replica_id = replica_id
         self._metrics = metrics
         self._clock = clock
+        self._leased = leased
         self._lease_s = lease_s
         self._read_pause_s = read_pause_s
 
@@ -138,6 +143,7 @@ class Closing:
             now=now,
         )
         self._rounds.saw(aggregating)
+        self._leased(aggregating)
 
     async def _publish(self, status: RoundStatus) -> tuple[int, int]:
         """Makes sure that the version exists; how many contributions it counts, and how many with those before it.

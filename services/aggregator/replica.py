@@ -86,6 +86,7 @@ class Replica:
             replica_id=self.replica_id,
             metrics=metrics,
             clock=clock,
+            leased=self._intake.look,
             lease_s=closing_lease_s,
         )
         upkeep = Upkeep(store, blobs, rounds=rounds, kept_versions=kept_versions, clock=clock)

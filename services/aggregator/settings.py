@@ -17,7 +17,7 @@ class AggregatorSettings(ServerSettings, LeaseSettings, RedisSettings, BlobSetti
     aggregator_port: Port = Field(50052, description="Port of the aggregator.")
     aggregator_metrics_port: Port = Field(9052, description="Port of its Prometheus endpoint; 0: none.")
     upload_memory_bytes: int = Field(
-        536_870_912, ge=1 << 20, description="Bytes of contributions that one aggregator holds at once; others wait."
+        100_663_296, ge=1 << 20, description="Bytes of contributions that one aggregator holds at once; others wait."
     )
     kept_versions: int = Field(
         100, ge=0, description="How many of the newest versions of a task keep their weights; 0: all."

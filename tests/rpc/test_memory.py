@@ -11,7 +11,7 @@ import pytest
 
 from rpc import memory
 
-# How many pages a process faults in while it makes and drops a buffer of 64 MiB twenty times.
+# How many pages a process faults in while it makes and drops a buffer of 16 MiB twenty times.
 FAULTS = """
 import resource, sys
 from rpc.memory import tune_allocator
@@ -19,10 +19,10 @@ if sys.argv[1] == "tuned":
     assert tune_allocator()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-bytearray(64 << 20)
+bytearray(16 << 20)
 before = faults()
 for _ in range(20):
-    bytearray(64 << 20)
+    bytearray(16 << 20)
 print(faults() - before)
 """
 
