@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 
@@ -27,6 +29,7 @@ from learning.refusals import StoredDataDamaged, VersionNotFound
 
 UNSAFE_S = 10.0
 """What was written so long before something else is safe from a loss of power that followed."""
+LOOKS = 3
 CHUNK_BYTES = 4 << 20
 INLINE_BYTES = 256 << 10
 _log = structlog.stdlib.get_logger("blobstore")
@@ -62,16 +65,22 @@ async def newest_whole(store: BlobStore, task_id: TaskId, number: int) -> int:
         if entry is None:
             found = None  # and those behind it hang in the air
         elif found is None:
-            found = entry if await _can_be_read(store, task_id, entry, may_be_gone=False) else None
+            can_be_read = await _has_weights(store, task_id, entry, may_be_gone=False)
+            found = entry if can_be_read and await _has_state(store, task_id, entry) else None
         if found is not None and entry is not None and entry.create_time < found.create_time - UNSAFE_S:
             break  # and the version before this one is older still
     return found.version if found else 0
 
 
 async def is_whole(store: BlobStore, task_id: TaskId, number: int) -> bool:
-    """Whether there is such a version, and it is whole."""
-    entry = await _linked_entry(store, task_id, number)
-    return entry is not None and await _can_be_read(store, task_id, entry, may_be_gone=True)
+    """Whether there is such a version, and it is whole. Without its state it is, where a whole one follows it."""
+    while True:
+        entry = await _linked_entry(store, task_id, number)
+        if entry is None or not await _has_weights(store, task_id, entry, may_be_gone=True):
+            return False
+        if await _has_state(store, task_id, entry):
+            return True
+        number += 1
 
 
 async def _linked_entry(store: BlobStore, task_id: TaskId, number: int) -> LedgerEntry | None:
@@ -87,23 +96,35 @@ async def _linked_entry(store: BlobStore, task_id: TaskId, number: int) -> Ledge
     return entry if fits else None
 
 
-async def _can_be_read(store: BlobStore, task_id: TaskId, entry: LedgerEntry, *, may_be_gone: bool) -> bool:
+async def _has_weights(store: BlobStore, task_id: TaskId, entry: LedgerEntry, *, may_be_gone: bool) -> bool:
     try:
         weights, _ = await records.find_weights(store, task_id, entry)
     except VersionNotFound:
         return may_be_gone
     except StoredDataDamaged:
         return False
-    if await _digest_of(store, weights) != entry.digest:
-        return False
-    if not entry.state_digest or may_be_gone:
-        return True
-    return await _digest_of(store, names.rule_state(task_id, entry.version, entry.state_digest)) == entry.state_digest
+    return not await is_lost(store, weights, entry.digest)
 
 
-async def _digest_of(store: BlobStore, name: str) -> str:
+async def _has_state(store: BlobStore, task_id: TaskId, entry: LedgerEntry) -> bool:
+    """Or needs none."""
+    state = names.rule_state(task_id, entry.version, entry.state_digest or "none")
+    return not entry.state_digest or not await is_lost(store, state, entry.state_digest)
+
+
+async def is_lost(store: BlobStore, name: str, digest: str, kind: Callable[[], Any] = hashlib.sha256) -> bool:
+    """Whether a blob is gone, or holds other bytes: the same ones as often as it is read."""
+    found = {await _digest_of(store, name, kind)}
+    for _ in range(LOOKS - 1):
+        if digest in found or len(found) > 1:
+            return False  # whoever reads other bytes each time has trouble with reading, which may pass
+        found.add(await _digest_of(store, name, kind))
+    return found != {digest} and len(found) == 1
+
+
+async def _digest_of(store: BlobStore, name: str, kind: Callable[[], Any]) -> str:
     """Empty where there is no such blob."""
-    digest = hashlib.sha256()
+    digest = kind()
     try:
         async for chunk in store.read_chunks(name, chunk_size=CHUNK_BYTES):
             if len(chunk) > INLINE_BYTES:
@@ -112,4 +133,4 @@ async def _digest_of(store: BlobStore, name: str) -> str:
                 digest.update(chunk)
     except BlobMissing:
         return ""
-    return digest.hexdigest()
+    return str(digest.hexdigest())

@@ -1,6 +1,6 @@
 """What becomes of a round when bytes that it hangs on are lost: after a loss of power, or on a broken disk.
 
-    contributions    they can be counted by nobody any more: the round collects again, without them. Their positions
+    contributions    they can be counted by nobody any more: the round collects (again) without them. Their positions
                      are given to nobody else, so that a receipt is of one contribution and of no other
     the version      the one that the round started from: the round before is collected again, as it was when it was
                      closed; what was contributed to the later one is lost
@@ -19,9 +19,6 @@ from learning.ids import ParticipantId
 
 
 def without_contributions(round: FederatedRound, lost: Sequence[ParticipantId], *, epoch: str) -> FederatedRound:
-    """Raises RoundMoved where the round is not AGGREGATING."""
-    if round.state is not State.AGGREGATING:
-        raise RoundMoved
     left = {who: admission for who, admission in round.admissions.items() if who not in lost}
     return replace(
         round,
@@ -33,6 +30,7 @@ def without_contributions(round: FederatedRound, lost: Sequence[ParticipantId], 
         first_contribution_at=round.first_contribution_at if left else None,
         closer=None,
         closer_until=None,
+        restoring=None,
         lost=round.lost + len(round.admissions) - len(left),
     )
 

@@ -133,9 +133,11 @@ class MemoryRoundStore:
             raise NotDue from None
         return self._step(task_id, RestoringStarted(number, closer, until, restoring), restoring.asked_at)
 
-    async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:
+    async def read_closing(
+        self, task_id: TaskId, *, epoch: str, number: int, in_any_state: bool = False
+    ) -> ClosingRound:
         kept = self._known(task_id, epoch)
-        if kept.round.number != number or kept.round.state is not State.AGGREGATING:
+        if kept.round.number != number or not (in_any_state or kept.round.state is State.AGGREGATING):
             raise RoundMoved
         return ClosingRound(
             status=kept.round.status,
@@ -158,7 +160,6 @@ class MemoryRoundStore:
         status = self._step(task_id, VersionPublished(number, contributions, contributions_ever), now=0.0)
         kept.closed[number] = before, kept.sums
         kept.sums = {}
-        kept.lost.pop(number, None)
         return status
 
     async def lose_contributions(

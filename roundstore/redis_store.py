@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from learning.federated import Admission, Contribution, GroupConflict, NotDue, Restoring, RoundMoved, RoundStatus
+from learning.federated import Admission, Contribution, GroupConflict, NotDue, Restoring, RoundMoved, RoundStatus, State
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DiscoError, DuplicateContribution, StoredDataDamaged, StoreUnavailable, WeightCapReached
@@ -152,7 +152,9 @@ class RedisRoundStore:
         arguments += redis_fields.from_restoring(restoring)
         return _status(task_id, await self._change(self._start_restoring, task_id, [], arguments))
 
-    async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:
+    async def read_closing(
+        self, task_id: TaskId, *, epoch: str, number: int, in_any_state: bool = False
+    ) -> ClosingRound:
         keys = redis_keys.of_task(task_id)
         reply = await self._read_closing(
             self._redis,
@@ -160,7 +162,7 @@ class RedisRoundStore:
                 *(keys.round, keys.leases, keys.absent, keys.admissions, keys.sums),
                 redis_keys.lost(task_id, number),
             ],
-            arguments=[epoch, number],
+            arguments=[epoch, number, "" if in_any_state else State.AGGREGATING.value],
         )
         status = _status(task_id, reply)
         admissions = [redis_fields.to_admission(ParticipantId(who), found) for who, found in _pairs(reply[4])]

@@ -129,8 +129,13 @@ class RoundStore(Protocol):
         Raises NotDue where epoch, number or state are other ones.
         """
 
-    async def read_closing(self, task_id: TaskId, *, epoch: str, number: int) -> ClosingRound:
-        """Reads an AGGREGATING round. Raises RoundMoved where epoch, number or state are other ones."""
+    async def read_closing(
+        self, task_id: TaskId, *, epoch: str, number: int, in_any_state: bool = False
+    ) -> ClosingRound:
+        """Reads an AGGREGATING round. Raises RoundMoved where epoch, number or state are other ones.
+
+        `in_any_state`: one that collects as well, which may have changed by the next moment.
+        """
 
     async def finish_closing(
         self,
@@ -156,10 +161,10 @@ class RoundStore(Protocol):
         participant_ids: Sequence[ParticipantId],
         sums: Mapping[ReplicaId, SumPointer | None],
     ) -> RoundStatus:
-        """AGGREGATING → COLLECTING without these contributions, whose bytes are gone, under a fresh epoch.
+        """Lets the round collect (again) without these contributions, whose bytes are gone, under a fresh epoch.
 
         Behaviour: `read_closing` lists them as lost. `sums`: what the pointers of these replicas become, None: they
-        go. Raises RoundMoved where epoch, number, revision or state are other ones.
+        go. Raises RoundMoved where epoch, number or revision are other ones.
         """
 
     async def lose_version(self, task_id: TaskId, *, epoch: str, number: int) -> RoundStatus:

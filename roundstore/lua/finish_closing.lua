@@ -7,7 +7,7 @@
 -- KEYS[5]   sums               hash  of this round
 -- KEYS[6]   closed admissions  hash  where this round's go
 -- KEYS[7]   closed sums        hash  where this round's go, and its numbers
--- KEYS[8]   lost               list  of this round; the version states them
+-- KEYS[8]   lost               list  of this round, kept as long as that
 -- ARGV[1]   channel of the hints
 -- ARGV[2]   task id
 -- ARGV[3]   epoch
@@ -35,7 +35,8 @@ if redis.call('EXISTS', admissions) == 1 then
   redis.call('RENAME', admissions, closed_admissions)
   redis.call('EXPIRE', closed_admissions, ttl)
 end
-redis.call('DEL', absent, lost)
+redis.call('DEL', absent)
+redis.call('EXPIRE', lost, ttl)
 redis.call('HINCRBY', round, 'number', 1)
 redis.call('HINCRBY', round, 'revision', 1)
 if counted == '' then

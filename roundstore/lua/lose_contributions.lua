@@ -1,4 +1,4 @@
--- Takes contributions whose bytes are gone out of a round that is being closed; it collects again.
+-- Takes contributions whose bytes are gone out of a round; it collects, or collects again.
 --
 -- KEYS[1]   round        hash  the open round of the task
 -- KEYS[2]   leases       zset  participants and the ends of their leases
@@ -15,12 +15,12 @@
 -- ARGV[7+]  3 each: 'lost', participant id, ''; or 'sum', replica id, its pointer from now on ('': none)
 -- Returns
 --   1  then: the fields of the round, how many are present, how many are absent
---   -2  the round is another one, or was changed, or is not being closed
+--   -2  the round is another one, or was changed
 local round, leases, absent, admissions, sums, lost = unpack(KEYS)
 local channel, task, epoch, number, revision, next_epoch = unpack(ARGV, 1, 6)
 
-local is = redis.call('HMGET', round, 'epoch', 'number', 'state', 'revision')
-if is[1] ~= epoch or is[2] ~= number or is[3] ~= 'aggregating' or is[4] ~= revision then
+local is = redis.call('HMGET', round, 'epoch', 'number', 'revision')
+if is[1] ~= epoch or is[2] ~= number or is[3] ~= revision then
   return {-2}
 end
 local left = tonumber(redis.call('HGET', round, 'contributions'))
@@ -41,10 +41,12 @@ for i = 7, #ARGV, 3 do
     redis.call('HSET', sums, name, pointer)
   end
 end
+redis.call('PERSIST', lost)
 if left == 0 then
   redis.call('HSET', round, 'first_contribution_at', '')
 end
-redis.call('HSET', round, 'epoch', next_epoch, 'state', 'collecting', 'closer', '', 'closer_until', '')
+redis.call('HSET', round, 'epoch', next_epoch, 'state', 'collecting', 'closer', '', 'closer_until', '',
+  'restores', '', 'restore_request', '', 'restore_asked_at', '')
 redis.call('HINCRBY', round, 'revision', 1)
 redis.call('PUBLISH', channel, task)
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -30,6 +30,7 @@ for i = 1, #admitted, 2 do
 end
 table.sort(ordered, function(one, other) return one[1] < other[1] end)
 for _, each in ipairs(ordered) do redis.call('RPUSH', lost, each[2]) end
+redis.call('PERSIST', lost)
 redis.call('DEL', admissions, sums, absent)
 local cap, contributions, weight, first, oldest_base, missing = is[3], 0, 0, '', 0, 0
 local numbers = redis.call('HGET', closed_sums, '~round')

@@ -165,7 +165,7 @@ class Closing:
                 # Perhaps the round moved on and its sums are deleted; reading the round again says so.
                 _log.error("sum.damaged", task_id=status.task_id, number=status.number, blob=unreadable.blob)
                 attempts_left -= 1
-                if not attempts_left and await self._salvage.went_on_without(closing):
+                if not attempts_left and await self._salvage.went_on(closing):
                     raise RoundMoved from None
                 if not attempts_left:
                     raise StoredDataDamaged(name=unreadable.blob) from unreadable

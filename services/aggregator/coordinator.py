@@ -100,6 +100,7 @@ class Coordinator:
                 seconds = await self._look(task_id, attendance)
             except StoreUnavailable:
                 self._say_whether_lost(True)
+                self._salvage.forget(task_id)
                 await asyncio.sleep(attendance.longer_pause())
             except DiscoError as error:
                 _log.error("round.stuck", task_id=task_id, reason=error.reason, sentence=str(error))
@@ -118,6 +119,8 @@ class Coordinator:
 
     async def _look(self, task_id: TaskId, attendance: _Attendance) -> float:
         """Does what is to be done now; seconds until something may be, though nothing is heard."""
+        if attendance.met is None:
+            await self._salvage.meet(task_id)
         now = self._clock()
         status = await self._status(task_id, attendance, now)
         attendance.pause_s = FIRST_PAUSE_S
@@ -125,8 +128,6 @@ class Coordinator:
             return IDLE_S  # the store was emptied; the next call opens the round again
         self._rounds.saw(status)
         self._intake.look(status)
-        if attendance.met is None and await self._salvage.went_back(status):
-            return 0.0
         behind = await self._met(status, attendance)
         await self._sweep(status, attendance, now)
         if behind or is_due(status, now) or self._closing.is_ours(status):

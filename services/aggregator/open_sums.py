@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from services.aggregator.off_loop import off_loop
 from services.aggregator.sum_plan import SumPlan
 
 APART_S = 0.5
+"""So much more than the last second a loss of power may take, of a sum that grows all the time."""
 SAFE_S = 2.5
 """A second until it is synced, and time to do it in."""
 
@@ -45,12 +45,9 @@ class _Kept:
 
     slot: int
     pointer: SumPointer
-    alone_since: float | None = None
-
-    @property
-    def safe_at(self) -> float:
-        """When it is on the disk, and so is its pointer."""
-        return math.inf if self.alone_since is None else self.alone_since + SAFE_S
+    committed_at: float
+    is_alone: bool = False
+    """Whether it stays when the pointer has gone on, until a newer one that stays is safe."""
 
 
 class OpenSum(OfOneRound):
@@ -62,9 +59,11 @@ class OpenSum(OfOneRound):
         self._blobs = blobs
         self._name = name
         self._sum = PartialSum(plan)
-        self._written: _Kept | None = None
+        self._written: tuple[int, SumPointer] | None = None
         self._kept: list[_Kept] = []
-        self._left_alone_at = asyncio.get_running_loop().time()
+        """The newest first, which the committed pointer names."""
+        self._alone_until = asyncio.get_running_loop().time()
+        """What was committed up to here is in a state that is left alone; at first, that is nothing."""
 
     @property
     def size(self) -> int:
@@ -106,19 +105,19 @@ class OpenSum(OfOneRound):
             contributions=self._sum.contributions,
             total_weight=self._sum.total_weight,
         )
-        self._written = _Kept(slot, pointer)
+        self._written = slot, pointer
         return replace(pointer, earlier=tuple(kept.pointer for kept in self._kept))
 
     def committed(self) -> None:
         """The pointer names what was written last; of what it named before, some is left alone."""
         assert self._written is not None, "what is committed was written"
         now = asyncio.get_running_loop().time()
-        alone = [kept for kept in self._kept if kept.alone_since is not None]
-        resting = [kept for kept in alone if now < kept.safe_at]
-        # And the newest of those that are safe from a loss of power by now.
-        self._kept = [self._written, *alone[: len(resting) + 1]]
-        if now >= self._left_alone_at + APART_S:
-            self._left_alone_at = self._written.alone_since = now
+        # The one that the pointer has named until now, where too much has come since the last that is left alone.
+        if self._kept and now >= self._alone_until + APART_S:
+            self._kept[0].is_alone, self._alone_until = True, self._kept[0].committed_at
+        alone = [kept for kept in self._kept if kept.is_alone]
+        unsafe = [kept for kept in alone if now < kept.committed_at + SAFE_S]
+        self._kept = [_Kept(*self._written, committed_at=now), *alone[: len(unsafe) + 1]]
 
     def _fold(self, group: Sequence[Member]) -> None:
         for member in group:

@@ -110,6 +110,7 @@ class Replica:
                 rounds=rounds,
                 accounts=accounts,
                 intake=self._intake,
+                salvage=salvage,
                 memory=self.memory,
                 metrics=metrics,
                 max_bytes=max_bytes,

@@ -21,6 +21,7 @@ from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offers import Offered, find_counted
 from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.rounds import Rounds
+from services.aggregator.salvage import Salvage
 from services.aggregator.upload_memory import UploadMemory
 
 IDLE_TIMEOUT_S = 30.0
@@ -49,6 +50,7 @@ class Submissions:
         rounds: Rounds,
         accounts: PrivacyAccounts,
         intake: Intake,
+        salvage: Salvage,
         memory: UploadMemory,
         metrics: AggregatorMetrics,
         max_bytes: int,
@@ -58,6 +60,7 @@ class Submissions:
         self._rounds = rounds
         self._accounts = accounts
         self._intake = intake
+        self._salvage = salvage
         self._memory = memory
         self._metrics = metrics
         self._max_bytes = max_bytes
@@ -77,6 +80,7 @@ class Submissions:
         known = await self._rounds.federated_task(announced.task_id)
         if known.model_bytes > self._max_bytes:
             raise TooLarge(limit_bytes=self._max_bytes)
+        await self._salvage.meet(announced.task_id)
         if known.aggregation.privacy is not None:
             announced = replace(announced, sample_count=0)  # who says more samples must not move the sum further
         status, counted = await self._foreseen(announced)

@@ -560,13 +560,19 @@ class RoundStoreContract:
             )
         assert await store.read_status(TASK) == before
 
-    async def test_a_round_that_collects_loses_nothing(self, store: RoundStore) -> None:
+    async def test_a_round_that_collects_can_be_read_and_can_lose_contributions(
+        self, store: RoundStore, fresh_epochs: list[str]
+    ) -> None:
         before = await contributed(store, ALICE, BOB)
-        with pytest.raises(RoundMoved):
-            await store.lose_contributions(
-                TASK, epoch=EPOCH, number=7, revision=before.revision, participant_ids=[ALICE], sums={}
-            )
-        assert await store.read_status(TASK) == before
+        read = await store.read_closing(TASK, epoch=EPOCH, number=7, in_any_state=True)
+        assert (read.status, read.sums) == (before, (a_pointer(2, 8),))
+        fresh_epochs.append("second")
+        status = await store.lose_contributions(
+            TASK, epoch=EPOCH, number=7, revision=before.revision, participant_ids=[BOB], sums={REPLICA: a_pointer()}
+        )
+        assert status == replace(
+            before, epoch="second", revision=2, contributions=1, absent_contributors=1, total_weight=4, lost=1
+        )
 
     async def test_where_a_version_is_lost_the_round_before_is_as_it_was_when_it_was_closed(
         self, store: RoundStore, fresh_epochs: list[str]

@@ -244,10 +244,8 @@ class Pair:
 
     async def _lose_contributions(self, event: LoseContributions, status: RoundStatus) -> None:
         """What is left is in one sum then."""
-        if status.state is not State.AGGREGATING:
-            return
         epoch, number = self._meant(status, event.right_epoch, event.offset)
-        read = await self._memory.read_closing(self._task, epoch=status.epoch, number=status.number)
+        read = await self._memory.read_closing(self._task, epoch=status.epoch, number=status.number, in_any_state=True)
         lost = [admission.participant_id for admission in read.admissions if admission.participant_id in event.who]
         left = [admission.weight for admission in read.admissions if admission.participant_id not in event.who]
         sums: dict[ReplicaId, SumPointer | None] = dict.fromkeys(self._sums)

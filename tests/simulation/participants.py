@@ -40,12 +40,18 @@ class Sent:
     weights: bytes
     is_rubbish: bool = False
     receipts: list[round_pb2.Receipt] = field(default_factory=list)
+    told_at: list[float] = field(default_factory=list)
+    """When each receipt came."""
     refused: str = ""
     """By a refusal that came when no other call was under way; what is refused is never counted."""
     calls: list[asyncio.Task[Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.digest = hashlib.sha256(self.weights).hexdigest()
+
+    def is_told(self, receipt: round_pb2.Receipt, at: float) -> None:
+        self.receipts.append(receipt)
+        self.told_at.append(at)
 
     def __str__(self) -> str:
         return f"{self.digest[:6]} of {self.participant} for round {self.base_round}"
@@ -107,7 +113,7 @@ class Gateway:
         except DiscoError:
             return
         if sent is not None:
-            sent.receipts.append(receipt.receipt)
+            sent.is_told(receipt.receipt, self._world.loop.time())
 
 
 async def _run(method: Method, servicer: AggregatorServicer) -> Any:
@@ -205,7 +211,7 @@ class Participant:
                     self.name,
                     f"{sent} is acknowledged: round {answer.receipt.round}, position {answer.receipt.position}",
                 )
-                sent.receipts.append(answer.receipt)
+                sent.is_told(answer.receipt, self._world.loop.time())
                 return
 
     async def _submission(self, to: AggregatorServicer, sent: Sent) -> Any:

@@ -9,13 +9,23 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from learning.aggregation import Aggregation, AggregationRule
 from learning.policy import Policy
 from tests.simulation.world import Fault, Weather
+
+_OPTIMIZERS = (
+    AggregationRule.FEDAVGM,
+    AggregationRule.FEDADAM,
+    AggregationRule.FEDYOGI,
+    AggregationRule.FEDADAGRAD,
+)
+_ROBUST = (AggregationRule.MEDIAN, AggregationRule.TRIMMED_MEAN, AggregationRule.CENTERED_CLIPPING)
 
 
 @dataclass(frozen=True)
 class Plan:
     policy: Policy
+    aggregation: Aggregation | None
     replicas: int
     participants: int
     rounds: int
@@ -26,6 +36,7 @@ class Plan:
     in_threads: bool
     """Whether computations go to threads, which with models as small as these they would not."""
     changes_policy: bool
+    power_cuts: int
     weather: Weather
 
 
@@ -34,6 +45,7 @@ def a_plan(chance: random.Random) -> Plan:
     replicas = chance.randint(1, 3)
     return Plan(
         policy=a_policy(chance, participants, staleness_weights=chance.choice(((1,), (2, 1), (4, 2, 1), (3, 3)))),
+        aggregation=_an_aggregation(chance),
         replicas=replicas,
         participants=participants,
         rounds=chance.randint(1, 4),
@@ -42,6 +54,7 @@ def a_plan(chance: random.Random) -> Plan:
         skews_s=tuple(chance.choice((0.0, chance.uniform(-2, 2))) for _ in range(replicas)),
         in_threads=chance.random() < 0.3,
         changes_policy=chance.random() < 0.2,
+        power_cuts=chance.choice((0, 0, 0, 1, 3)),
         weather=_a_weather(chance),
     )
 
@@ -59,6 +72,12 @@ def a_policy(chance: random.Random, participants: int, *, staleness_weights: tup
         staleness_weights=staleness_weights,
         max_total_weight=chance.choice((2**20, 2**20, tight)),
     )
+
+
+def _an_aggregation(chance: random.Random) -> Aggregation | None:
+    """In a third of the schedules each: the mean, a server optimizer, a rule that keeps every contribution."""
+    rules = chance.choice((None, _OPTIMIZERS, _ROBUST))
+    return Aggregation(chance.choice(rules)) if rules else None
 
 
 def _a_weather(chance: random.Random) -> Weather:

@@ -9,21 +9,27 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from blobstore import names, records
+from blobstore import names, records, whole
 from blobstore.records import LedgerEntry
 from blobstore.store import Buffer
+from learning.aggregation import Aggregation
 from learning.federated import Admission, RoundStatus, State
 from learning.ids import ParticipantId
 from learning.policy import Policy
 from learning.waiting import Waiting, waiting_for
 from roundstore.store import RoundStore
-from tests.e2e.exact_mean import exact_mean
 from tests.simulation.memory_blobs import MemoryBlobStore
 from tests.simulation.participants import Sent
-from tests.simulation.small_task import SIZES, TASK_ID
+from tests.simulation.promised_weights import PromisedWeights
+from tests.simulation.small_task import TASK_ID
+
+LOST_S = 2.1
+"""What was acknowledged so long before the power failed is never lost (`tests.simulation.power`)."""
+ON_ITS_WAY_S = 0.01
+"""An answer that left before the power failed may come so long after it."""
 
 
 class RememberingBlobs(MemoryBlobStore):
@@ -66,12 +72,15 @@ class Outcome:
     """Of version 0, 1, 2, …"""
     weights: list[bytes]
     open: list[Admission]
+    power_cuts: list[float] = field(default_factory=list)
 
 
-async def read_outcome(store: RoundStore, blobs: RememberingBlobs, sent: Sequence[Sent]) -> Outcome:
+async def read_outcome(
+    store: RoundStore, blobs: RememberingBlobs, sent: Sequence[Sent], *, power_cuts: list[float]
+) -> Outcome:
     status = await store.read_status(TASK_ID)
     assert status is not None, "the round was opened"
-    newest = await records.newest_version(blobs, TASK_ID)
+    newest = await whole.Heads(blobs).newest(TASK_ID)
     entries = [await records.read_ledger_entry(blobs, TASK_ID, number) for number in range(newest + 1)]
     admitted = {}
     for participant in sorted({contribution.participant for contribution in sent}):
@@ -82,16 +91,19 @@ async def read_outcome(store: RoundStore, blobs: RememberingBlobs, sent: Sequenc
         entries=entries,
         weights=[blobs.weights[entry.digest] for entry in entries],
         open=[admitted[position] for position in sorted(admitted)],
+        power_cuts=power_cuts,
     )
 
 
-def broken_promises(outcome: Outcome, sent: Sequence[Sent], policies: Sequence[Policy]) -> list[str]:
+def broken_promises(
+    outcome: Outcome, sent: Sequence[Sent], policies: Sequence[Policy], aggregation: Aggregation | None
+) -> list[str]:
     """A sentence for each promise that does not hold. `policies`: all that were in force."""
     known = {(each.participant, each.digest, each.base_round): each for each in sent}
     return [
         *_what_is_not_settled(outcome),
-        *_what_is_wrong_with_versions(outcome, known, policies),
-        *_what_is_wrong_with_counting(_counted(outcome), known, policies),
+        *_what_is_wrong_with_versions(outcome, known, policies, PromisedWeights(aggregation)),
+        *_what_is_wrong_with_counting(_counted(outcome), known, policies, outcome.power_cuts),
     ]
 
 
@@ -118,7 +130,10 @@ def _what_is_not_settled(outcome: Outcome) -> list[str]:
 
 
 def _what_is_wrong_with_versions(
-    outcome: Outcome, known: dict[tuple[str, str, int], Sent], policies: Sequence[Policy]
+    outcome: Outcome,
+    known: dict[tuple[str, str, int], Sent],
+    policies: Sequence[Policy],
+    promised: PromisedWeights,
 ) -> list[str]:
     problems = []
     least = min(policy.min_participants for policy in policies)
@@ -129,7 +144,9 @@ def _what_is_wrong_with_versions(
         lines = entry.contributions
         if (entry.version, entry.base_digest) != (number, base.digest):
             problems.append(f"version {number} does not stand on version {number - 1}")
-        if [line.position for line in lines] != list(range(len(lines))):
+        positions = [line.position for line in lines]
+        given = {*positions, *(line.position for line in entry.lost)}
+        if positions != sorted(set(positions)) or not given.issuperset(range(max(positions, default=-1) + 1)):
             problems.append(f"version {number} has positions {[line.position for line in lines]}")
         if not sum(line.weight for line in lines) == entry.total_weight <= entry.weight_cap:
             problems.append(f"version {number} has a total weight of {entry.total_weight}, cap {entry.weight_cap}")
@@ -140,13 +157,16 @@ def _what_is_wrong_with_versions(
         except KeyError as missing:
             problems.append(f"version {number} counts what nobody sent: {missing}")
             continue
-        if exact_mean(outcome.weights[number - 1], SIZES, listed, entry.weight_cap) != weights:
-            problems.append(f"version {number} is not the exact mean of what its ledger entry lists")
+        if not promised.are(weights, base=outcome.weights[number - 1], listed=listed, weight_cap=entry.weight_cap):
+            problems.append(f"version {number} is not what the rule makes of what its ledger entry lists")
     return problems
 
 
 def _what_is_wrong_with_counting(
-    counted: list[Counted], known: dict[tuple[str, str, int], Sent], policies: Sequence[Policy]
+    counted: list[Counted],
+    known: dict[tuple[str, str, int], Sent],
+    policies: Sequence[Policy],
+    power_cuts: Sequence[float],
 ) -> list[str]:
     problems = []
     places = Counter((each.participant, each.digest, each.base_round) for each in counted)
@@ -161,7 +181,7 @@ def _what_is_wrong_with_counting(
         elif place.weight not in _weights(sent, place.round - sent.base_round, policies):
             problems.append(f"{place} has the wrong weight")
     for key, sent in known.items():
-        problems += _what_was_told_wrong(sent, found.get(key))
+        problems += _what_was_told_wrong(sent, found.get(key), power_cuts)
     return problems
 
 
@@ -172,12 +192,19 @@ def _weights(sent: Sent, late: int, policies: Sequence[Policy]) -> list[int]:
     return [counted * policies[0].staleness_weights[late] for counted in range(fewest, samples + 1)]
 
 
-def _what_was_told_wrong(sent: Sent, place: Counted | None) -> list[str]:
+def _what_was_told_wrong(sent: Sent, place: Counted | None, power_cuts: Sequence[float]) -> list[str]:
     if not sent.receipts:
         return [f"{sent} is counted, and was refused: {sent.refused}"] if sent.refused and place else []
-    if any(receipt != sent.receipts[0] for receipt in sent.receipts):
-        return [f"{sent} has different receipts: {sent.receipts}"]
-    receipt = sent.receipts[0]
+    receipts = [
+        receipt
+        for receipt, at in zip(sent.receipts, sent.told_at, strict=True)
+        if not any(at - ON_ITS_WAY_S <= cut <= at + LOST_S for cut in power_cuts)
+    ]
+    if not receipts:
+        return []
+    if any(receipt != receipts[0] for receipt in receipts):
+        return [f"{sent} has different receipts: {receipts}"]
+    receipt = receipts[0]
     if place is None:
         return [f"{sent} was acknowledged for round {receipt.round}, and is not counted"]
     stated = receipt.participant_id, receipt.sha256.hex(), receipt.weight, receipt.round, receipt.position

@@ -28,8 +28,9 @@ from tests.simulation import without_faults
 from tests.simulation.faults import Afar
 from tests.simulation.participants import Gateway, Participant, Sent
 from tests.simulation.plan import Plan, a_plan, a_policy
+from tests.simulation.power import FailingBlobs, FailingRounds
 from tests.simulation.processes import Process, Slot
-from tests.simulation.promises import Outcome, RememberingBlobs, broken_promises, is_settled, read_outcome
+from tests.simulation.promises import Outcome, broken_promises, is_settled, read_outcome
 from tests.simulation.repeatable import repeatable, run_to_its_end
 from tests.simulation.small_task import TASK_ID, add_task
 from tests.simulation.virtual_loop import VirtualLoop
@@ -50,6 +51,7 @@ class Report:
     trace: str
     """Where promises were broken, or it was asked for."""
     faults: dict[str, int]
+    power_cuts: int
     versions: int
     counted: int
     virtual_s: float
@@ -63,17 +65,18 @@ def run_schedule(
     loop = VirtualLoop(thread_seconds=lambda: chance.uniform(0, 0.01))
     plan = a_plan(chance)
     world = World(loop, chance, plan.weather)
-    schedule = Schedule(world, plan, new_store())
+    store = FailingRounds(world) if new_store is MemoryRoundStore else new_store()
+    schedule = Schedule(world, plan, store)
     long_bytes = 0 if plan.in_threads else off_loop.LONG_BYTES
     with repeatable(world), mock.patch.object(off_loop, "LONG_BYTES", long_bytes):
         run_to_its_end(world, schedule.run())
         outcome = schedule.outcome
         if outcome is not None:
-            for problem in broken_promises(outcome, schedule.sent, schedule.policies):
+            for problem in broken_promises(outcome, schedule.sent, schedule.policies, plan.aggregation):
                 world.violated(problem)
     if outcome is not None and not world.violations:
         for problem in without_faults.differences(
-            outcome, schedule.sent, plan.policy, receipt_key=RECEIPT_KEY, seed=seed
+            outcome, schedule.sent, plan.policy, plan.aggregation, receipt_key=RECEIPT_KEY, seed=seed
         ):
             world.violated(problem)
     return Report(
@@ -81,6 +84,7 @@ def run_schedule(
         violations=world.violations,
         trace=f"seed {seed}: {plan}\n{world.trace()}" if world.violations or with_trace else "",
         faults=world.counts,
+        power_cuts=len(world.power_cuts),
         versions=outcome.status.number if outcome else 0,
         counted=outcome.status.contributions_ever if outcome else 0,
         virtual_s=loop.time(),
@@ -94,7 +98,7 @@ class Schedule:
         self._world = world
         self._plan = plan
         self._store = store
-        self._blobs = RememberingBlobs(pause=world.pause, torn=self._torn)
+        self._blobs = FailingBlobs(world, pause=world.pause, torn=self._torn)
         self.policies = [plan.policy]
         self.outcome: Outcome | None = None
         self._participants: list[Participant] = []
@@ -105,7 +109,7 @@ class Schedule:
 
     async def run(self) -> None:
         plan, world = self._plan, self._world
-        await add_task(self._blobs, plan.policy)
+        await add_task(self._blobs, plan.policy, plan.aggregation)
         slots = [self._slot(number) for number in range(plan.replicas)]
         for slot in slots:
             slot.start()
@@ -117,6 +121,10 @@ class Schedule:
         playing = [world.in_background(participant.run()) for participant in self._participants]
         if plan.changes_policy:
             world.in_background(self._change_policies())
+        if isinstance(self._store, FailingRounds):
+            world.in_background(self._blobs.keep_on_disk())
+            world.in_background(self._store.keep_on_disk())
+            world.in_background(self._cut_the_power(self._store, slots))
         await asyncio.wait(playing, timeout=STORM_S)
         world.calm_down()
         await asyncio.wait(playing, timeout=ANSWERED_S)
@@ -126,10 +134,10 @@ class Schedule:
             else:
                 player.result()
         await self._settle()
-        for name in self._blobs.changed:
+        for name in [] if world.power_cuts else self._blobs.changed:
             world.violated(f"{name} was written again, and changed")
         if not world.violations:
-            self.outcome = await read_outcome(self._store, self._blobs, self.sent)
+            self.outcome = await read_outcome(self._store, self._blobs, self.sent, power_cuts=world.power_cuts)
 
     def _slot(self, number: int) -> Slot:
         plan = self._plan
@@ -161,6 +169,22 @@ class Schedule:
                 self.policies.append(policy)
                 self._world.say("world", f"sets {policy}")
                 await self._store.set_policy(TASK_ID, policy, now=self._world.now())
+
+    async def _cut_the_power(self, store: FailingRounds, slots: list[Slot]) -> None:
+        for _ in range(self._plan.power_cuts):
+            await asyncio.sleep(self._world.chance.uniform(0.5, 10))
+            store.moved.clear()
+            await store.moved.wait()  # for then there is something to lose
+            await asyncio.sleep(self._world.chance.choice((0.0, 0.01, 0.1, 0.5, 1.5)))
+            if self._world.is_calm:
+                return
+            self._world.say("world", "the power fails")
+            self._world.power_cuts.append(self._world.loop.time())
+            for slot in slots:
+                if slot.process is not None:
+                    slot.process.kill()
+            self._blobs.fail()
+            store.fail()
 
     async def _settle(self) -> None:
         """Waits until nothing will happen any more."""

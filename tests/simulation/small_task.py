@@ -7,6 +7,7 @@ import struct
 from blobstore import records
 from blobstore.records import Model, WeightSpec
 from blobstore.store import BlobStore
+from learning.aggregation import Aggregation
 from learning.ids import TaskId
 from learning.policy import Policy
 from learning.task import DataKind, DisplayInformation, Scheme, Task, TrainingInformation
@@ -17,7 +18,7 @@ SIZES = (2, 1, 1)
 """The last tensor is small enough to need two limbs."""
 
 
-async def add_task(blobs: BlobStore, policy: Policy) -> None:
+async def add_task(blobs: BlobStore, policy: Policy, aggregation: Aggregation | None) -> None:
     task = Task(
         task_id=TASK_ID,
         scheme=Scheme.FEDERATED,
@@ -25,6 +26,7 @@ async def add_task(blobs: BlobStore, policy: Policy) -> None:
         display=DisplayInformation(title="A task"),
         training=TrainingInformation(epochs=1, batch_size=1, input_columns=("a",), output_columns=("b",)),
         policy=policy,
+        aggregation=aggregation,
     )
     specs = tuple(WeightSpec(f"tensor{index}", (size,)) for index, size in enumerate(SIZES))
     model = Model(kind="tfjs", topology_json="{}", weight_specs=specs)

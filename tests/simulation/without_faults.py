@@ -10,6 +10,7 @@ from typing import Any
 
 from blobstore import records
 from blobstore.records import LedgerEntry
+from learning.aggregation import Aggregation
 from learning.ids import ParticipantId
 from learning.policy import Policy
 from roundstore.memory_store import MemoryRoundStore
@@ -28,12 +29,18 @@ CLOSED_WITHIN_S = 60.0
 
 
 def differences(
-    outcome: Outcome, sent: Sequence[Sent], policy: Policy, *, receipt_key: ReceiptKey, seed: int
+    outcome: Outcome,
+    sent: Sequence[Sent],
+    policy: Policy,
+    aggregation: Aggregation | None,
+    *,
+    receipt_key: ReceiptKey,
+    seed: int,
 ) -> list[str]:
     """A sentence for each version that comes out otherwise, and for whatever else goes wrong then."""
     if len(outcome.entries) == 1:
         return []
-    again = Again(outcome.entries, sent, policy, receipt_key=receipt_key, seed=seed)
+    again = Again(outcome.entries, sent, policy, aggregation, receipt_key=receipt_key, seed=seed)
     with repeatable(again.world):
         run_to_its_end(again.world, again.run())
     return [f"without faults: {problem}" for problem in again.world.violations]
@@ -47,6 +54,7 @@ class Again:
         entries: Sequence[LedgerEntry],
         sent: Sequence[Sent],
         policy: Policy,
+        aggregation: Aggregation | None,
         *,
         receipt_key: ReceiptKey,
         seed: int,
@@ -55,6 +63,7 @@ class Again:
         self._entries = entries
         self._caps = [entry.weight_cap for entry in entries[1:]]
         self._known = {(each.participant, each.digest, each.base_round): each for each in sent}
+        self._aggregation = aggregation
         self._policy = replace(policy, min_participants=1, quorum_share=1.0, quorum_count=None, deadline_s=FOR_EVER_S)
         self._blobs = RememberingBlobs(pause=self.world.pause)
         self._store = MemoryRoundStore()
@@ -69,7 +78,7 @@ class Again:
 
     async def run(self) -> None:
         first = replace(self._policy, max_total_weight=self._caps[0])
-        await add_task(self._blobs, first)
+        await add_task(self._blobs, first, self._aggregation)
         await self._store.open_round(TASK_ID, first, number=0, now=self.world.now())
         self._slot.start()
         for entry in self._entries[1:]:

@@ -51,6 +51,8 @@ class World:
     _trace: list[tuple[float, str, str, str]] = field(default_factory=list)
     _background: set[asyncio.Task[Any]] = field(default_factory=set)
     is_calm: bool = False
+    power_cuts: list[float] = field(default_factory=list)
+    """When the power failed."""
 
     def now(self) -> float:
         return EPOCH_S + self.loop.time()
@@ -102,7 +104,10 @@ class World:
         """Does something later, whoever is dead by then; nobody hears of its outcome."""
 
         async def wait_and_do() -> None:
+            cuts = len(self.power_cuts)
             await asyncio.sleep(seconds)
+            if cuts < len(self.power_cuts):
+                return
             self.say(who, what, "arrives late")
             await regardless(do)
 
