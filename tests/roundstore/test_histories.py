@@ -132,8 +132,8 @@ ordinary: list[tuple[int, st.SearchStrategy[Event]]] = [
     (4, st.builds(StartClosing, replicas, moments, epochs, offsets)),
     (1, st.builds(StartRestoring, replicas, moments, epochs, offsets)),
     (3, st.builds(FinishClosing, epochs, offsets)),
-    (1, st.builds(LoseContributions, st.frozensets(participants, max_size=4), epochs, offsets)),
-    (1, st.builds(LoseVersion, epochs, offsets)),
+    (2, st.builds(LoseContributions, st.frozensets(participants, max_size=4), epochs, offsets)),
+    (2, st.builds(LoseVersion, epochs, offsets)),
     (1, st.builds(SetPolicy, st.sampled_from(POLICIES))),
 ]
 rare = st.one_of(st.builds(Open, st.sampled_from(POLICIES), st.integers(0, 3)), st.builds(Wipe))
