@@ -48,7 +48,7 @@ format: $(VENV)/.test ## Formats the code and mends what can be mended.
 requirements: $(VENV)/.test ## Pins the dependencies of pyproject.toml anew in requirements*.txt.
 	$(PIP) install --quiet 'uv<1'
 	$(COMPILE) pyproject.toml --extra convert -o requirements.txt && $(COMPILE) --group build -o requirements-build.txt
-	$(COMPILE) pyproject.toml --extra convert --extra demo --extra s3 --extra test -c requirements.txt -o requirements-test.txt
+	$(COMPILE) pyproject.toml --extra convert --extra demo --extra privacy --extra s3 --extra test -c requirements.txt -o requirements-test.txt
 
 up: ## Starts the system in containers, gateway last; ARGS='--scale aggregator=3' for more.
 	$(COMPOSE) up --build --detach $(ARGS)

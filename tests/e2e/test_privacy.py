@@ -66,7 +66,10 @@ async def test_everybody_sees_what_is_spent_and_why_the_task_stops(system: Syste
     before = await told(system, "tasks/private/round")
     assert before["privacy"] == {**PRIVACY, "noisy_versions": 0, "epsilon": 0.0, "next_epsilon": EPSILON[1]}
 
-    people = [GDVParticipant(system.url, "private", SHAPES, np.random.default_rng(seed)) for seed in (1, 2)]
+    people = [
+        GDVParticipant(system.url.replace("http", "ws"), "private", SHAPES, np.random.default_rng(seed))
+        for seed in (1, 2)
+    ]
     async with people[0], people[1]:
         for number in (1, 2):
             await train(list(people))
@@ -93,7 +96,6 @@ async def test_everybody_sees_what_is_spent_and_why_the_task_stops(system: Syste
 
     # After everything has died, it is as spent as before.
     system.kill_everything()
-    (system.data_dir / "redis" / "appendonly.aof").unlink(missing_ok=True)
     await system.start()
     again = await told(system, "tasks/private/round")
     assert (again["waiting"], again["privacy"]) == (now["waiting"], now["privacy"])
