@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from disco.aggregator.v1.aggregator_service_pb2 import RefusedContribution
 from disco.aggregator.v1.round_pb2 import PrivacyAccount, Receipt, ReceiptKey, Round
 from disco.aggregator.v1.version_pb2 import Proof, Version
 from disco.task.v1.policy_pb2 import Policy
@@ -55,6 +56,17 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "staleness_weights": list(policy.staleness_weights),
         "max_total_weight": policy.max_total_weight,
         "max_samples": policy.max_samples if policy.HasField("max_samples") else None,
+    }
+
+
+def refusal_document(refusal: RefusedContribution) -> dict[str, Any]:
+    return {
+        "participant_id": refusal.participant_id,
+        "round": refusal.round,
+        "reason": refusal.reason,
+        "sentence": refusal.sentence,
+        "sha256": refusal.sha256.hex(),
+        "refuse_time": refusal.refuse_time.ToJsonString(),
     }
 
 

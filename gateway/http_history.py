@@ -1,6 +1,7 @@
 """What lets anybody check a task's history over HTTP: its round, its versions, proofs, the key of receipts.
 
     GET /tasks/{task}/round                           the open round, and what it waits for
+    GET /tasks/{task}/refusals                        the last contributions that were refused, and why, page by page
     GET /tasks/{task}/versions                        the versions, the newest first, page by page
     GET /tasks/{task}/versions/{n}                    the ledger entry, byte for byte as it was written
     GET /tasks/{task}/versions/{n}/weights.bin        the weights: little-endian float32
@@ -23,6 +24,7 @@ import msgspec
 from disco.aggregator.v1.aggregator_service_pb2 import (
     GetReceiptKeyRequest,
     GetRoundRequest,
+    ListRefusalsRequest,
     ListVersionsRequest,
     ProveContributionRequest,
     ReadLedgerEntryRequest,
@@ -35,6 +37,7 @@ from gateway.descriptions import JSON, OCTETS, TaskPath, answers
 from gateway.history_documents import (
     proof_document,
     receipt_key_document,
+    refusal_document,
     round_document,
     version_document,
 )
@@ -63,6 +66,15 @@ PageToken = Annotated[
     ),
 ]
 
+RefusalPageSize = Annotated[int, Query(description="Refusals on one page, at most 100; 0: 20.", ge=0, le=100)]
+RefusalPageToken = Annotated[
+    str,
+    Query(
+        description="`next_page_token` of the page before; empty: from the newest.",
+        json_schema_extra={"pattern": "^([0-9]{1,18}-[0-9]{1,18})?$"},
+    ),
+]
+
 
 class HistoryRoutes:
     """The routes and what they need."""
@@ -77,6 +89,7 @@ class HistoryRoutes:
         one = "/tasks/{task_id}/versions/{version}"
         for path, route, summary, kinds in (
             ("/tasks/{task_id}/round", self.read_round, "The open round, and what it waits for", [JSON]),
+            ("/tasks/{task_id}/refusals", self.list_refusals, "The last refusals, the newest first", [JSON]),
             ("/tasks/{task_id}/versions", self.list_versions, "The versions, the newest first", [JSON]),
             (one, self.read_entry, "The ledger entry of a version, as it was written", [JSON]),
             (f"{one}/weights.bin", self.read_weights, "The weights of a version", [OCTETS]),
@@ -99,6 +112,17 @@ class HistoryRoutes:
         request = GetRoundRequest(task_id=task_id)
         answer = await retrying(lambda: self._aggregator.GetRound(request), seconds=ANSWER_WITHIN_S)
         return Response(msgspec.json.encode(round_document(answer.round)), media_type=JSON, headers=_fresh())
+
+    async def list_refusals(
+        self, task_id: TaskPath, page_size: RefusalPageSize = 0, page_token: RefusalPageToken = ""
+    ) -> Response:
+        """Of contributions only: whose (its participant id, as in a ledger entry), from which round, the reason for
+        programs and as a sentence. The last 256 of a task are kept, for a week."""
+        asked = ListRefusalsRequest(task_id=task_id, page_size=page_size, page_token=page_token)
+        page = await retrying(lambda: self._aggregator.ListRefusals(asked), seconds=ANSWER_WITHIN_S)
+        refusals = [refusal_document(refusal) for refusal in page.refusals]
+        body = msgspec.json.encode({"refusals": refusals, "next_page_token": page.next_page_token})
+        return Response(body, media_type=JSON, headers=_fresh())
 
     async def list_versions(
         self, request: Request, task_id: TaskPath, page_size: PageSize = 0, page_token: PageToken = ""

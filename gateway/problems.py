@@ -41,6 +41,7 @@ STATUSES: dict[str, HTTPStatus] = {
     "ROUND_AHEAD": HTTPStatus.CONFLICT,
     "DUPLICATE_CONTRIBUTION": HTTPStatus.CONFLICT,
     "WEIGHT_CAP_REACHED": HTTPStatus.CONFLICT,
+    "NORM_TOO_LARGE": HTTPStatus.CONFLICT,
     "PRIVACY_BUDGET_SPENT": HTTPStatus.CONFLICT,
     "PRIVACY_NOT_ACCOUNTED": HTTPStatus.NOT_IMPLEMENTED,
     "TOO_LARGE": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -89,7 +90,11 @@ def problem(
         "reason": reason,
         "request_id": request_id(),
     }
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    retry_after = {
+        HTTPStatus.SERVICE_UNAVAILABLE: str(RETRY_AFTER_S),
+        HTTPStatus.TOO_MANY_REQUESTS: (variables or {}).get("seconds"),
+    }.get(HTTPStatus(status))
+    headers = {"Retry-After": retry_after} if retry_after else None
     listed = {"errors": [{"path": path, "detail": detail} for path, detail in errors]} if errors else {}
     return JSONResponse({**(variables or {}), **document, **listed}, status, headers, CONTENT_TYPE)
 

@@ -69,6 +69,8 @@ class Contribution:
     digest: str
     base_round: int
     weight: int
+    norm: float | None = None
+    """How far it changes the model; None where the task does not ask. Remembered once it is admitted."""
 
 
 @dataclass(frozen=True, slots=True)

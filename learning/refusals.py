@@ -6,7 +6,7 @@
     │   │   InvalidPolicy, WrongScheme, TaskCreationDenied
     │   ├── TaskChanged, TaskFieldFixed, TaskDeleted, QuotaExceeded, TooManyUploads
     │   ├── InvalidWeights, WeightsNotFinite, WeightsOutOfBound, DigestMismatch
-    │   ├── RoundStale, RoundAhead, DuplicateContribution, WeightCapReached
+    │   ├── RoundStale, RoundAhead, DuplicateContribution, WeightCapReached, NormTooLarge
     │   ├── PrivacyBudgetSpent, PrivacyNotAccounted
     │   ├── TooLarge, MalformedMessage, SlowConsumer, StreamStalled
     │   ├── VersionNotFound, NotInVersion
@@ -132,6 +132,14 @@ class DuplicateContribution(Refusal):
 class WeightCapReached(Refusal):
     reason = "WEIGHT_CAP_REACHED"
     sentence = "The round's total weight may not exceed {cap}. Wait for the next round or send fewer samples at once."
+
+
+class NormTooLarge(Refusal):
+    reason = "NORM_TOO_LARGE"
+    sentence = (
+        "The contribution changes the model by {norm}; from others it takes up to {limit} at present. "
+        "Lower the learning rate or check the data."
+    )
 
 
 class PrivacyBudgetSpent(Refusal):

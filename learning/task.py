@@ -16,6 +16,7 @@ from enum import Enum
 
 from learning.aggregation import Aggregation, AggregationRule
 from learning.ids import TaskId, valid_id
+from learning.norm_gate import NormGate
 from learning.policy import Policy
 from learning.refusals import InvalidTask
 
@@ -176,6 +177,8 @@ class Task:
     policy: Policy = field(default_factory=Policy)
     aggregation: Aggregation | None = None
     """None: nothing was said; `aggregation_in_force` is what holds then."""
+    norm_gate: NormGate | None = None
+    """None: however far a contribution changes the model, it is admitted."""
 
     def __post_init__(self) -> None:
         valid_id(self.task_id, "task")
@@ -189,6 +192,16 @@ class Task:
             self.scheme is Scheme.FEDERATED or self.aggregation_in_force.privacy is None,
             "aggregation.privacy",
             "can be asked for in a federated task only: elsewhere the server sees no contributions",
+        )
+        gated = self.norm_gate is not None
+        problems.check(
+            not gated or self.scheme is Scheme.FEDERATED, "norm_gate", "can be asked for in a federated task only"
+        )
+        problems.check(
+            not gated or self.aggregation_in_force.privacy is None,
+            "norm_gate",
+            "cannot be combined with privacy: whom it refuses tells about the others what is not accounted for, and "
+            "changes are clipped anyway",
         )
         if self.data_kind is DataKind.TABULAR:
             problems.check(bool(training.input_columns), "training.input_columns", "are required for tabular data")

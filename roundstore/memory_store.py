@@ -6,6 +6,8 @@ For tests and for a server of one process. Its clock is what it is told; nothing
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,7 +34,8 @@ from learning.federated import (
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.losses import without_contributions, without_version
 from learning.policy import Policy
-from roundstore.store import ClosingRound, SumPointer, fresh_epoch
+from learning.refusals import MalformedMessage
+from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, ClosingRound, NotedRefusal, SumPointer, fresh_epoch
 
 
 @dataclass(slots=True)
@@ -55,6 +58,9 @@ class MemoryRoundStore:
         self._new_epoch = new_epoch
         self._tasks: dict[TaskId, _Kept] = {}
         self._metadata: dict[tuple[TaskId, str], dict[int, dict[ParticipantId, str]]] = {}
+        self._norms: dict[TaskId, list[float]] = defaultdict(list)
+        self._refusals: dict[TaskId, list[NotedRefusal]] = defaultdict(list)
+        self._refusals_ever: Counter[TaskId] = Counter()
         self._watchers: set[asyncio.Queue[TaskId]] = set()
 
     async def open_round(
@@ -112,6 +118,8 @@ class MemoryRoundStore:
         status = self._step(task_id, GroupContributed(number, tuple(group), pointer.replica_id), now)
         kept.sums[pointer.replica_id] = pointer
         admitted = [kept.round.admissions[member.participant_id] for member in group]
+        self._norms[task_id] = [*(member.norm for member in reversed(group) if member.norm), *self._norms[task_id]]
+        del self._norms[task_id][NORMS_KEPT:]
         kept.admissions.update({(number, admission.participant_id): admission for admission in admitted})
         return admitted, status
 
@@ -205,8 +213,28 @@ class MemoryRoundStore:
         return self._step(task_id, PolicyChanged(policy), now)
 
     async def drop_round(self, task_id: TaskId) -> None:
+        self._norms.pop(task_id, None)
+        self._refusals.pop(task_id, None)
         if self._tasks.pop(task_id, None) is not None:
             self._hint(task_id)
+
+    async def read_norms(self, task_id: TaskId) -> list[float]:
+        return list(self._norms[task_id])
+
+    async def note_refusals(self, task_id: TaskId, refusals: Sequence[NotedRefusal]) -> None:
+        kept = self._refusals[task_id]
+        kept.extend(refusals)
+        self._refusals_ever[task_id] += len(refusals)
+        del kept[:-REFUSALS_KEPT]
+
+    async def list_refusals(self, task_id: TaskId, *, limit: int, before: str = "") -> tuple[list[NotedRefusal], str]:
+        if before and not re.fullmatch("[0-9]{1,19}", before):
+            raise MalformedMessage(problem="that is no page token of a list of refusals")
+        kept, ever = self._refusals[task_id], self._refusals_ever[task_id]
+        # A token is how many there had ever been when the last one of a page was noted.
+        end = len(kept) if not before else max(0, int(before) - 1 - (ever - len(kept)))
+        start = max(0, end - limit)
+        return kept[start:end][::-1], str(ever - len(kept) + start + 1) if start else ""
 
     async def put_metadata(
         self, task_id: TaskId, participant_id: ParticipantId, *, round: int, key: str, value: str

@@ -126,8 +126,14 @@ def _to_restoring(fields: dict[str, str]) -> Restoring | None:
     )
 
 
-def from_contribution(contribution: Contribution) -> tuple[str, str, int, int]:
-    return contribution.participant_id, contribution.digest, contribution.base_round, contribution.weight
+def from_contribution(contribution: Contribution) -> tuple[str, str, int, int, str]:
+    return (
+        contribution.participant_id,
+        contribution.digest,
+        contribution.base_round,
+        contribution.weight,
+        repr(contribution.norm) if contribution.norm else "",
+    )
 
 
 def to_admission(participant_id: ParticipantId, packed: bytes) -> Admission:

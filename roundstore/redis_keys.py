@@ -11,6 +11,8 @@
     disco:{<task>}:admissions:<number>     hash    the same of a round that is over
     disco:{<task>}:sums:<number>           hash    the same of a round that is over, and what else to know of it
     disco:{<task>}:lost:<number>           list    participant and admission: acknowledged in the round, and lost
+    disco:{<task>}:norms                   list    norms of the last contributions that were admitted
+    disco:{<task>}:refusals                stream  the last contributions that were refused, and why
     disco:{<task>}:metadata:<key>          zset    rounds that have texts under this key
     disco:{<task>}:metadata:<key>:<round>  hash    participant → text
     disco:{<task>}:peers                   hash    the decentralized round: revision, body
@@ -36,6 +38,8 @@ TASKS_CHANNEL = "disco:tasks"
 
 CLOSED_ROUND_TTL_S = 2 * 3600
 """How long admissions of a closed round are kept; an hour is promised."""
+REFUSALS_TTL_S = 8 * 24 * 3600
+"""How long refusals are kept after the last one; a week is promised."""
 METADATA_TTL_S = 25 * 3600
 """How long texts are kept; a day is promised."""
 
@@ -72,6 +76,14 @@ def closed_sums(task_id: TaskId, number: int) -> str:
 
 def lost(task_id: TaskId, number: int) -> str:
     return f"{_prefix(task_id)}:lost:{number}"
+
+
+def norms(task_id: TaskId) -> str:
+    return f"{_prefix(task_id)}:norms"
+
+
+def refusals(task_id: TaskId) -> str:
+    return f"{_prefix(task_id)}:refusals"
 
 
 def metadata_rounds(task_id: TaskId, key: str) -> str:

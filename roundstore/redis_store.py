@@ -19,10 +19,10 @@ from learning.federated import Admission, Contribution, GroupConflict, NotDue, R
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DiscoError, DuplicateContribution, StoredDataDamaged, StoreUnavailable, WeightCapReached
-from roundstore import redis_fields, redis_keys
+from roundstore import redis_fields, redis_keys, redis_refusals
 from roundstore.redis_faults import store_faults
 from roundstore.scripts import Argument, Reply, Script
-from roundstore.store import ClosingRound, SumPointer, fresh_epoch
+from roundstore.store import NORMS_KEPT, ClosingRound, NotedRefusal, SumPointer, fresh_epoch
 
 METADATA_ROUNDS = 1000
 RECONNECT_S = 0.2
@@ -129,8 +129,10 @@ class RedisRoundStore:
         keys = redis_keys.of_task(task_id)
         packed = redis_fields.from_pointer(pointer)
         members = _flat(redis_fields.from_contribution(member) for member in group)
-        arguments: list[Argument] = [epoch, number, pointer.replica_id, packed, redis_fields.from_time(now), *members]
-        reply = await self._change(self._commit_group, task_id, [keys.admissions, keys.sums], arguments)
+        arguments: list[Argument] = [epoch, number, pointer.replica_id, packed, redis_fields.from_time(now), NORMS_KEPT]
+        arguments += members
+        more_keys = [keys.admissions, keys.sums, redis_keys.norms(task_id)]
+        reply = await self._change(self._commit_group, task_id, more_keys, arguments)
         if reply[0] == Code.CONFLICT:
             cap = int(reply[2])
             raise GroupConflict({index: _refused(group[index], found, number, cap) for index, found in reply[1]})
@@ -232,10 +234,22 @@ class RedisRoundStore:
     async def drop_round(self, task_id: TaskId) -> None:
         status, keys = await self.read_status(task_id), redis_keys.of_task(task_id)
         lost = redis_keys.lost(task_id, status.number if status else 0)
-        await self._change(self._drop_round, task_id, [keys.admissions, keys.sums, lost], [])
+        more_keys = [keys.admissions, keys.sums, lost, redis_keys.norms(task_id), redis_keys.refusals(task_id)]
+        await self._change(self._drop_round, task_id, more_keys, [])
         # After the round, so that no round is ever missing in the set.
         with store_faults():
             await self._redis.srem(redis_keys.OPEN_TASKS, task_id)
+
+    async def read_norms(self, task_id: TaskId) -> list[float]:
+        with store_faults():
+            found = cast(list[bytes], await self._redis.lrange(redis_keys.norms(task_id), 0, NORMS_KEPT - 1))
+        return [float(norm) for norm in found]
+
+    async def note_refusals(self, task_id: TaskId, refusals: Sequence[NotedRefusal]) -> None:
+        await redis_refusals.note(self._redis, task_id, refusals)
+
+    async def list_refusals(self, task_id: TaskId, *, limit: int, before: str = "") -> tuple[list[NotedRefusal], str]:
+        return await redis_refusals.newest(self._redis, task_id, limit=limit, before=before)
 
     async def put_metadata(
         self, task_id: TaskId, participant_id: ParticipantId, *, round: int, key: str, value: str

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from learning.federated import Admission, Contribution, Restoring, RoundStatus
 from learning.ids import ParticipantId, ReplicaId, TaskId
+from learning.norm_gate import HISTORY
 from learning.policy import Policy
 
 
@@ -47,6 +48,23 @@ class ClosingRound:
     """One for each replica that committed, in the order of the replica ids."""
     lost: tuple[Admission, ...] = ()
     """Contributions to a round of this number that were acknowledged and are lost, in the order of their loss."""
+
+
+NORMS_KEPT = HISTORY
+REFUSALS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class NotedRefusal:
+    """A contribution that was refused: whose, why, and what was said of it."""
+
+    participant_id: ParticipantId
+    round: int
+    """That it started from."""
+    reason: str
+    sentence: str
+    digest: str
+    refused_at: float
 
 
 def fresh_epoch() -> str:
@@ -108,6 +126,7 @@ class RoundStore(Protocol):
         admitted (GroupConflict with their admissions). A group has at least one
         member; a participant who is in it twice is refused the second time as if the
         first were admitted already, so that answer holds only once the first is committed.
+        With the group, and never without it, the norms of its members are remembered; those that are 0 are not.
         Raises RoundMoved where epoch or number are not the round's or it is not COLLECTING, GroupConflict.
         """
 
@@ -182,6 +201,21 @@ class RoundStore(Protocol):
         """Ends the round of a task that is no more, and what was contributed to it. Doing it again is harmless.
 
         Behaviour: the task then has no round in this store, until somebody opens one.
+        """
+
+    async def read_norms(self, task_id: TaskId) -> list[float]:
+        """The norms of the last `NORMS_KEPT` contributions that were admitted with one, the newest first."""
+
+    async def note_refusals(self, task_id: TaskId, refusals: Sequence[NotedRefusal]) -> None:
+        """Keeps refusals, in their order, for at least a week.
+
+        Behaviour: of each task only the newest `REFUSALS_KEPT` are kept. Noted again, they are there twice.
+        """
+
+    async def list_refusals(self, task_id: TaskId, *, limit: int, before: str = "") -> tuple[list[NotedRefusal], str]:
+        """Up to `limit` refusals, the newest first, and the token for those before them; empty: there are none.
+
+        Raises MalformedMessage where `before` is no such token.
         """
 
     async def put_metadata(

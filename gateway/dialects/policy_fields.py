@@ -2,7 +2,7 @@
 
     "policy": {"preset": "buffered-asynchronous", "quorum_count": 20, "max_samples": 500}
 
-What is absent is what the preset says. Clients' own words for the smallest number of participants go before it.
+What is absent is what the preset says; only the smallest number of participants may be said in the clients' own words.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.dialects.json_fields import Fields
+from learning.norm_gate import NormGate
 from learning.policy import Policy
 from learning.presets import Preset, policy_of
 from learning.refusals import InvalidPolicy, InvalidTask
@@ -39,6 +40,18 @@ def read_policy(document: object, *, min_participants: int, path: str = "policy"
         return policy_of(_preset(fields, path), **numbers)
     except InvalidPolicy as refusal:
         raise InvalidTask(field=f"{path}.{refusal.variables['field']}", problem=refusal.variables["problem"]) from None
+
+
+def read_norm_gate(document: object, *, path: str = "norm_gate") -> NormGate | None:
+    """`{"quantile": 0.5, "factor": 10, "min_history": 20}`, all of them optional; None where there is none."""
+    if document is None:
+        return None
+    if not isinstance(document, Mapping):
+        raise InvalidTask(field=path, problem="is no object")
+    fields = Fields({path: {_snake_case(str(name)): value for name, value in document.items()}})
+    numbers: dict[str, Any] = {name: fields.number(name) for name in ("quantile", "factor")}
+    numbers["min_history"] = fields.whole("min_history")
+    return NormGate(**{name: number for name, number in numbers.items() if number is not None})
 
 
 def _preset(fields: Fields, path: str) -> Preset:

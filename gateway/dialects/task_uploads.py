@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.dialects.aggregation_fields import read_aggregation
 from gateway.dialects.json_fields import Fields
-from gateway.dialects.policy_fields import read_policy
+from gateway.dialects.policy_fields import read_norm_gate, read_policy
 from learning.aggregation import Aggregation
 from learning.ids import TaskId
 from learning.ids import task_id as valid_task_id
+from learning.norm_gate import NormGate
 from learning.policy import Policy
 from learning.refusals import InvalidId, InvalidPolicy, InvalidTask
 from learning.task import DataExample, DataKind, DisplayInformation, Scheme, Task, TrainingInformation
@@ -120,8 +121,8 @@ class _Reader:
             task_id = valid_task_id(self._id())
         except InvalidId as error:
             refusal = error
-        aggregation = self._aggregation()
         try:
+            gate = self._norm_gate()
             task = Task(
                 task_id,
                 scheme,
@@ -129,7 +130,8 @@ class _Reader:
                 display=display,
                 training=training,
                 policy=policy,
-                aggregation=aggregation,
+                aggregation=self._aggregation(),
+                norm_gate=gate,
             )
         except InvalidTask as error:
             self._problems += error.problems
@@ -285,6 +287,13 @@ class _Reader:
             return chosen in ("secure", 1) and not isinstance(chosen, bool)
         return self._is_g21 and self._training.flag("decentralizedSecure")
 
+    def _norm_gate(self) -> NormGate | None:
+        try:
+            return read_norm_gate(self._document.find("norm_gate", "normGate"))
+        except InvalidTask as refusal:
+            self._problems += refusal.problems
+            return None
+
     def _aggregation(self) -> Aggregation | None:
         document = self._document.find("aggregation")
         try:
@@ -297,7 +306,11 @@ class _Reader:
         names = ("minNbOfParticipants", "minimumReadyPeers")
         minimum = self._training.whole(*names)
         if (document := self._document.find("policy")) is not None:
-            return read_policy(document, min_participants=_DEFAULT_MINIMUM[scheme] if minimum is None else minimum)
+            try:
+                return read_policy(document, min_participants=_DEFAULT_MINIMUM[scheme] if minimum is None else minimum)
+            except InvalidTask as refusal:
+                self._problems += refusal.problems
+                return Policy()
         try:
             return Policy(min_participants=_DEFAULT_MINIMUM[scheme] if minimum is None else minimum)
         except InvalidPolicy as refusal:

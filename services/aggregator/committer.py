@@ -45,12 +45,13 @@ from contextlib import contextmanager
 
 from learning.federated import Admission, GroupConflict, RoundMoved, RoundStatus, State, is_due
 from learning.ids import TaskId
-from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapReached
+from learning.refusals import DiscoError, NormTooLarge, Refusal, StoreUnavailable, WeightCapReached
 from learning.weighing import weight_of
 from roundstore.store import RoundStore
 from services.aggregator.changes import Changes, either
 from services.aggregator.collection import Collection
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.norms import Norms
 from services.aggregator.offers import Offered, find_counted
 from services.aggregator.rounds import Rounds
 
@@ -71,6 +72,7 @@ class Committer:
         store: RoundStore,
         rounds: Rounds,
         changes: Changes,
+        norms: Norms,
         begin: Callable[[RoundStatus], Awaitable[Collection]],
         metrics: AggregatorMetrics,
         clock: Callable[[], float],
@@ -79,6 +81,7 @@ class Committer:
         self._store = store
         self._rounds = rounds
         self._changes = changes
+        self._norms = norms
         self._begin = begin
         self._metrics = metrics
         self._clock = clock
@@ -222,21 +225,29 @@ class Committer:
         """Its weight, or its answer."""
         try:
             if offered.searched_before < status.number:
-                found = await find_counted(
-                    self._store,
-                    status,
-                    participant_id=offered.participant_id,
-                    digest=offered.digest,
-                    base_round=offered.base_round,
-                )
-                if found is not None:
+                if (found := await self._find(offered, status)) is not None:
                     return found
                 offered.searched_before = status.number
             weight = weight_of(status, base_round=offered.base_round, sample_count=offered.sample_count)
             await current.check(offered)
+            try:
+                offered.norm = await self._norms.check(offered, status)
+            except NormTooLarge as refusal:
+                # Here alone another replica may have judged otherwise, a moment ago: what is counted gets its receipt.
+                return await self._find(offered, status) or refusal
         except Refusal as refusal:
             return refusal
         return weight
+
+    async def _find(self, offered: Offered, status: RoundStatus) -> Admission | None:
+        """Raises DuplicateContribution."""
+        return await find_counted(
+            self._store,
+            status,
+            participant_id=offered.participant_id,
+            digest=offered.digest,
+            base_round=offered.base_round,
+        )
 
     async def _commit(self, group: Sequence[Offered], current: Collection, status: RoundStatus) -> None:
         await current.fold(group)

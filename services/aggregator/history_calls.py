@@ -21,8 +21,9 @@ from services.aggregator.history import History
 from services.aggregator.policies import Policies
 from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.receipt_key import ReceiptKey
+from services.aggregator.refusal_log import RefusalLog
 from services.aggregator.rollbacks import Rollbacks
-from services.aggregator.round_messages import receipt_key_message, round_message
+from services.aggregator.round_messages import receipt_key_message, refusal_message, round_message
 from services.aggregator.rounds import Rounds
 from services.aggregator.version_messages import proof_message, version_message
 
@@ -37,6 +38,7 @@ class HistoryCalls(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         *,
         rounds: Rounds,
         accounts: PrivacyAccounts,
+        refusal_log: RefusalLog,
         rollbacks: Rollbacks,
         policies: Policies,
     ) -> None:
@@ -44,6 +46,7 @@ class HistoryCalls(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         self._receipt_key = receipt_key
         self._rounds_of_history = rounds
         self._accounts = accounts
+        self._refusal_log = refusal_log
         self._rollbacks = rollbacks
         self._policies = policies
 
@@ -51,6 +54,15 @@ class HistoryCalls(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         self, request: aggregator_service_pb2.GetReceiptKeyRequest, context: Any
     ) -> aggregator_service_pb2.GetReceiptKeyResponse:
         return aggregator_service_pb2.GetReceiptKeyResponse(key=receipt_key_message(self._receipt_key))
+
+    async def ListRefusals(  # noqa: N802
+        self, request: aggregator_service_pb2.ListRefusalsRequest, context: Any
+    ) -> aggregator_service_pb2.ListRefusalsResponse:
+        known = await self._rounds_of_history.federated_task(task_id(request.task_id))
+        page, token = await self._refusal_log.page(known.task_id, size=request.page_size, token=request.page_token)
+        return aggregator_service_pb2.ListRefusalsResponse(
+            refusals=[refusal_message(refusal) for refusal in page], next_page_token=token
+        )
 
     async def ListVersions(  # noqa: N802
         self, request: aggregator_service_pb2.ListVersionsRequest, context: Any

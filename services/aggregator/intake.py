@@ -19,6 +19,7 @@ from services.aggregator.changes import Changes
 from services.aggregator.collection import Collection
 from services.aggregator.committer import Committer
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.norms import Norms
 from services.aggregator.offers import Offered
 from services.aggregator.open_clipped_sums import OpenClippedSum
 from services.aggregator.open_contributions import OpenContributions
@@ -54,6 +55,7 @@ class Intake:
         self._metrics = metrics
         self._clock = clock
         self._answer_s = answer_s
+        self._norms = Norms(store, blobs, rounds)
         self._sums_begun = itertools.count()
         self._committers: dict[TaskId, Committer] = {}
 
@@ -105,6 +107,7 @@ class Intake:
                 store=self._store,
                 rounds=self._rounds,
                 changes=self._changes,
+                norms=self._norms,
                 begin=self._begin,
                 metrics=self._metrics,
                 clock=self._clock,

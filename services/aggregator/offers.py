@@ -28,13 +28,19 @@ class Offered:
     """It was counted in no round below this one."""
     weight: int = 0
     """As judged for the group it is in."""
+    norm: float | None = None
+    """As measured then, where the task asks."""
     repeated: bool = False
     """Whether the answer is the receipt of an earlier call."""
     answer: asyncio.Future[Admission] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def as_contribution(self) -> Contribution:
         return Contribution(
-            participant_id=self.participant_id, digest=self.digest, base_round=self.base_round, weight=self.weight
+            participant_id=self.participant_id,
+            digest=self.digest,
+            base_round=self.base_round,
+            weight=self.weight,
+            norm=self.norm,
         )
 
     def admit(self, admission: Admission, *, repeated: bool = False) -> None:

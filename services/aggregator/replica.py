@@ -21,6 +21,7 @@ from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.policies import Policies
 from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.receipt_key import ReceiptKey
+from services.aggregator.refusal_log import RefusalLog
 from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.rounds import Rounds
 from services.aggregator.salvage import PATIENCE_S, Salvage
@@ -62,7 +63,7 @@ class Replica:
         self.replica_id = ReplicaId(secrets.token_hex(8))  # given once: a process that starts again is another replica
         self.memory = UploadMemory(upload_memory_bytes)
         self.changes = Changes(store)
-        metrics = AggregatorMetrics(registry)
+        metrics = self.metrics = AggregatorMetrics(registry)
         rounds = Rounds(store, blobs, clock=clock)
         accounts = PrivacyAccounts(blobs, rounds)
         self._intake = Intake(
@@ -100,6 +101,7 @@ class Replica:
             upkeep=upkeep,
             clock=clock,
         )
+        self._refusal_log = RefusalLog(store, clock=clock)
         self.servicer = AggregatorServicer(
             store,
             rounds=rounds,
@@ -113,11 +115,13 @@ class Replica:
                 salvage=salvage,
                 memory=self.memory,
                 metrics=metrics,
+                note=self._refusal_log.note,
                 max_bytes=max_bytes,
                 idle_timeout_s=idle_timeout_s,
             ),
             versions=Versions(blobs, rounds),
             receipt_key=receipt_key,
+            refusal_log=self._refusal_log,
             history=History(store, blobs, rounds),
             rollbacks=Rollbacks(
                 store,
@@ -142,5 +146,6 @@ class Replica:
             yield
         finally:
             self._intake.stop()
+            self._refusal_log.stop()
             attending.cancel()
             await asyncio.gather(attending, return_exceptions=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disco.aggregator.v1 import round_pb2
+from disco.aggregator.v1 import aggregator_service_pb2, round_pb2
 from disco.task.v1 import task_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +12,7 @@ from learning.federated import Admission, RoundStatus, State, contributions_need
 from learning.ids import TaskId
 from learning.receipts import Statement
 from learning.waiting import waiting_for
+from roundstore.store import NotedRefusal
 from rpc.task_messages import policy_to_proto
 from services.aggregator.privacy_accounts import Standing
 from services.aggregator.receipt_key import ReceiptKey
@@ -58,6 +59,17 @@ def privacy_message(account: PrivacyAccount) -> round_pb2.PrivacyAccount:
         ),
         noisy_versions=account.noisy_versions,
         epsilon=account.epsilon,
+    )
+
+
+def refusal_message(refusal: NotedRefusal) -> aggregator_service_pb2.RefusedContribution:
+    return aggregator_service_pb2.RefusedContribution(
+        participant_id=refusal.participant_id,
+        round=refusal.round,
+        reason=refusal.reason,
+        sentence=refusal.sentence,
+        sha256=bytes.fromhex(refusal.digest),
+        refuse_time=_timestamp(refusal.refused_at),
     )
 
 

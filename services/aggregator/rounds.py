@@ -17,6 +17,7 @@ from blobstore.store import BlobMissing, BlobStore, Buffer
 from learning.aggregation import Aggregation
 from learning.federated import RoundMoved, RoundStatus
 from learning.ids import TaskId
+from learning.norm_gate import NormGate
 from learning.policy import Policy
 from learning.refusals import (
     InvalidWeights,
@@ -55,6 +56,7 @@ class KnownTask:
     weight_specs: tuple[WeightSpec, ...]
     model_bytes: int
     aggregation: Aggregation
+    norm_gate: NormGate | None
 
 
 class Rounds:
@@ -84,6 +86,7 @@ class Rounds:
                 weight_specs=model.weight_specs,
                 model_bytes=4 * model.size,
                 aggregation=record.task.aggregation_in_force,
+                norm_gate=record.task.norm_gate,
             )
             self._tasks.put(task_id, known, cost=1)
             self._confirmed_at.put(task_id, self._clock(), cost=1)

@@ -12,7 +12,7 @@ from disco.task.v1 import task_pb2
 
 from learning.federated import RoundStatus, is_due
 from learning.ids import ParticipantId, participant_id, task_id, valid_id
-from learning.refusals import MalformedMessage, StreamStalled, TooLarge
+from learning.refusals import MalformedMessage, Refusal, StreamStalled, TooLarge
 from roundstore.store import RoundStore
 from rpc.chunks import chunk_parts
 from services.aggregator.changes import Changes, either
@@ -21,6 +21,7 @@ from services.aggregator.history_calls import HistoryCalls
 from services.aggregator.policies import Policies
 from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.receipt_key import ReceiptKey
+from services.aggregator.refusal_log import RefusalLog
 from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.round_messages import (
     duration_message,
@@ -51,13 +52,22 @@ class AggregatorServicer(HistoryCalls):
         versions: Versions,
         receipt_key: ReceiptKey,
         history: History,
+        refusal_log: RefusalLog,
         rollbacks: Rollbacks,
         policies: Policies,
         clock: Callable[[], float],
         lease_s: float,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
-        super().__init__(history, receipt_key, rounds=rounds, accounts=accounts, rollbacks=rollbacks, policies=policies)
+        super().__init__(
+            history,
+            receipt_key,
+            rounds=rounds,
+            accounts=accounts,
+            refusal_log=refusal_log,
+            rollbacks=rollbacks,
+            policies=policies,
+        )
         self._store = store
         self._rounds = rounds
         self._changes = changes
@@ -96,7 +106,11 @@ class AggregatorServicer(HistoryCalls):
         self, request_iterator: AsyncIterator[aggregator_service_pb2.SubmitContributionRequest], context: Any
     ) -> aggregator_service_pb2.SubmitContributionResponse:
         messages = aiter(request_iterator)
-        announced = await self._announced(messages)
+        try:
+            announced = await self._announced(messages)
+        except Refusal as refusal:
+            self._submissions.refused_unheard(refusal)
+            raise
         admission = await self._submissions.submit(announced, chunk_parts(messages))
         receipt = receipt_message(statement_of(announced.task_id, admission), self._receipt_key)
         return aggregator_service_pb2.SubmitContributionResponse(receipt=receipt)

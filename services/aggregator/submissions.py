@@ -7,12 +7,12 @@ what is read is held within a bound on the memory of all uploads together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, replace
 
 from learning.federated import Admission, RoundStatus, State
 from learning.ids import ParticipantId, TaskId
-from learning.refusals import DigestMismatch, DiscoError, Refusal, StreamStalled, TooLarge
+from learning.refusals import DigestMismatch, DiscoError, Refusal, StreamStalled, TaskNotFound, TooLarge, WrongScheme
 from learning.weighing import as_collecting, weight_of
 from roundstore.store import RoundStore
 from rpc.chunks import collect
@@ -41,7 +41,7 @@ class Announced:
 
 
 class Submissions:
-    """Takes contributions from whoever sends them."""
+    """Takes contributions from whoever sends them. `note` is told of every refusal, and waits for nothing."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Submissions:
         salvage: Salvage,
         memory: UploadMemory,
         metrics: AggregatorMetrics,
+        note: Callable[[Announced, Refusal], None],
         max_bytes: int,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
@@ -63,6 +64,7 @@ class Submissions:
         self._salvage = salvage
         self._memory = memory
         self._metrics = metrics
+        self._note = note
         self._max_bytes = max_bytes
         self._idle_timeout_s = idle_timeout_s
 
@@ -70,11 +72,20 @@ class Submissions:
         """The contribution's admission, once it is durable. Raises its refusal, or a Fault that says: send it again."""
         try:
             admission, outcome = await self._submit(announced, chunks)
+        except (TaskNotFound, WrongScheme) as refusal:
+            self.refused_unheard(refusal)
+            raise
         except DiscoError as error:
             self._metrics.contributions.labels(error.reason).inc()
+            if isinstance(error, Refusal):
+                self._note(announced, error)
             raise
         self._metrics.contributions.labels(outcome).inc()
         return admission
+
+    def refused_unheard(self, refusal: DiscoError) -> None:
+        """Counts one that was refused before anybody knew what it is a contribution to."""
+        self._metrics.contributions.labels(refusal.reason).inc()
 
     async def _submit(self, announced: Announced, chunks: AsyncIterable[bytes]) -> tuple[Admission, str]:
         known = await self._rounds.federated_task(announced.task_id)

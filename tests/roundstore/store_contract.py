@@ -7,7 +7,7 @@ adds one.
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 import pytest
@@ -15,8 +15,8 @@ import pytest
 from learning.federated import Admission, Contribution, GroupConflict, NotDue, Restoring, RoundMoved, RoundStatus, State
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
-from learning.refusals import DuplicateContribution, WeightCapReached
-from roundstore.store import RoundStore, SumPointer
+from learning.refusals import DuplicateContribution, MalformedMessage, WeightCapReached
+from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, NotedRefusal, RoundStore, SumPointer
 
 TASK = TaskId("titanic")
 OTHER_TASK = TaskId("cifar10")
@@ -63,6 +63,10 @@ def a_contribution(who: ParticipantId, digest: str = "a1", weight: int = 4) -> C
 
 def an_admission(who: ParticipantId, position: int = 0, digest: str = "a1", weight: int = 4) -> Admission:
     return Admission(who, digest, base_round=7, weight=weight, round=7, position=position)
+
+
+def a_refusal(number: int) -> NotedRefusal:
+    return NotedRefusal(ALICE, number, "WEIGHTS_NOT_FINITE", "Zu groß: ∞", "5d" * 32, ODD_TIME + number)
 
 
 async def opened(store: RoundStore) -> RoundStatus:
@@ -698,6 +702,83 @@ class RoundStoreContract:
     async def test_the_same_policy_again_is_no_change(self, store: RoundStore) -> None:
         before = await opened(store)
         assert await store.set_policy(TASK, replace(POLICY), now=3.0) == before
+
+    # Norms
+
+    async def test_norms_of_what_is_admitted_are_remembered_the_newest_first(self, store: RoundStore) -> None:
+        await opened(store)
+        assert await store.read_norms(TASK) == []
+        group = [
+            replace(a_contribution(ALICE), norm=0.1),
+            a_contribution(BOB),
+            replace(a_contribution(CAROL), norm=0.0),
+        ]
+        await store.commit_group(TASK, epoch=EPOCH, number=7, pointer=a_pointer(3, 12), group=group, now=2.0)
+        assert await store.read_norms(TASK) == [0.1]
+        other = replace(a_contribution(ParticipantId("dave")), norm=1763686800.1234567)
+        await store.commit_group(TASK, epoch=EPOCH, number=7, pointer=a_pointer(4, 16), group=[other], now=2.0)
+        await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=20.0)
+        await store.finish_closing(TASK, epoch=EPOCH, number=7)
+        assert await store.read_norms(TASK) == [1763686800.1234567, 0.1]
+        assert await store.read_norms(OTHER_TASK) == []
+
+    async def test_norms_of_what_is_not_admitted_are_not_remembered_nor_any_twice(self, store: RoundStore) -> None:
+        await opened(store)
+        group = [replace(a_contribution(ALICE), norm=0.5)]
+        for _ in range(2):
+            with suppress(GroupConflict):
+                await store.commit_group(TASK, epoch=EPOCH, number=7, pointer=a_pointer(), group=group, now=2.0)
+        both = [replace(a_contribution(BOB), norm=0.7), replace(a_contribution(ALICE, "other"), norm=0.9)]
+        with pytest.raises(GroupConflict):
+            await store.commit_group(TASK, epoch=EPOCH, number=7, pointer=a_pointer(), group=both, now=2.0)
+        with pytest.raises(RoundMoved):
+            await store.commit_group(TASK, epoch="other", number=7, pointer=a_pointer(), group=both[:1], now=2.0)
+        assert await store.read_norms(TASK) == [0.5]
+
+    async def test_only_so_many_norms_are_remembered(self, store: RoundStore) -> None:
+        await store.open_round(TASK, replace(POLICY, max_total_weight=2**20), number=7, now=1.0)
+        group = [Contribution(ParticipantId(f"p{n}"), "x", 7, 1, norm=n + 1.0) for n in range(NORMS_KEPT + 3)]
+        pointer = a_pointer(len(group), len(group))
+        await store.commit_group(TASK, epoch=EPOCH, number=7, pointer=pointer, group=group, now=2.0)
+        assert await store.read_norms(TASK) == [float(n) for n in range(NORMS_KEPT + 3, 3, -1)]
+
+    # Refusals
+
+    async def test_refusals_are_listed_the_newest_first_page_by_page(self, store: RoundStore) -> None:
+        assert await store.list_refusals(TASK, limit=5) == ([], "")
+        await store.note_refusals(TASK, [a_refusal(n) for n in range(3)])
+        await store.note_refusals(TASK, [a_refusal(n) for n in range(3, 5)])
+        await store.note_refusals(OTHER_TASK, [a_refusal(99)])
+        first, token = await store.list_refusals(TASK, limit=2)
+        assert first == [a_refusal(4), a_refusal(3)]
+        await store.note_refusals(TASK, [a_refusal(5)])  # no page after it shifts
+        second, token = await store.list_refusals(TASK, limit=2, before=token)
+        assert second == [a_refusal(2), a_refusal(1)]
+        assert await store.list_refusals(TASK, limit=2, before=token) == ([a_refusal(0)], "")
+        assert await store.list_refusals(TASK, limit=6) == ([a_refusal(n) for n in range(5, -1, -1)], "")
+
+    async def test_only_so_many_refusals_are_kept(self, store: RoundStore) -> None:
+        for start in range(0, REFUSALS_KEPT + 40, 37):
+            await store.note_refusals(TASK, [a_refusal(start + n) for n in range(37)])
+        kept, token = await store.list_refusals(TASK, limit=REFUSALS_KEPT + 1)
+        assert (len(kept), token) == (REFUSALS_KEPT, "")
+        assert kept[0].round - kept[-1].round == REFUSALS_KEPT - 1
+        await store.note_refusals(OTHER_TASK, [a_refusal(n) for n in range(REFUSALS_KEPT + 5)])
+        kept, _ = await store.list_refusals(OTHER_TASK, limit=REFUSALS_KEPT)
+        assert (kept[0].round, kept[-1].round) == (REFUSALS_KEPT + 4, 5)
+
+    @pytest.mark.parametrize("token", ["x", "-", "1-", "-1", "1;2", "9" * 40 + "x", "١"])
+    async def test_a_token_that_is_none_is_refused(self, store: RoundStore, token: str) -> None:
+        with pytest.raises(MalformedMessage):
+            await store.list_refusals(TASK, limit=5, before=token)
+
+    async def test_norms_and_refusals_go_with_the_round_of_a_deleted_task(self, store: RoundStore) -> None:
+        await opened(store)
+        group = [replace(a_contribution(ALICE), norm=0.1)]
+        await store.commit_group(TASK, epoch=EPOCH, number=7, pointer=a_pointer(), group=group, now=2.0)
+        await store.note_refusals(TASK, [a_refusal(1)])
+        await store.drop_round(TASK)
+        assert (await store.read_norms(TASK), await store.list_refusals(TASK, limit=5)) == ([], ([], ""))
 
     # Metadata
 

@@ -133,7 +133,7 @@ ordinary: list[tuple[int, st.SearchStrategy[Event]]] = [
     (1, st.builds(StartRestoring, replicas, moments, epochs, offsets)),
     (3, st.builds(FinishClosing, epochs, offsets)),
     (2, st.builds(LoseContributions, st.frozensets(participants, max_size=4), epochs, offsets)),
-    (2, st.builds(LoseVersion, epochs, offsets)),
+    (3, st.builds(LoseVersion, epochs, offsets)),
     (1, st.builds(SetPolicy, st.sampled_from(POLICIES))),
 ]
 rare = st.one_of(st.builds(Open, st.sampled_from(POLICIES), st.integers(0, 3)), st.builds(Wipe))
@@ -244,8 +244,10 @@ class Pair:
 
     async def _lose_contributions(self, event: LoseContributions, status: RoundStatus) -> None:
         """What is left is in one sum then."""
+        if status.state is not State.AGGREGATING:
+            return
         epoch, number = self._meant(status, event.right_epoch, event.offset)
-        read = await self._memory.read_closing(self._task, epoch=status.epoch, number=status.number, in_any_state=True)
+        read = await self._memory.read_closing(self._task, epoch=status.epoch, number=status.number)
         lost = [admission.participant_id for admission in read.admissions if admission.participant_id in event.who]
         left = [admission.weight for admission in read.admissions if admission.participant_id not in event.who]
         sums: dict[ReplicaId, SumPointer | None] = dict.fromkeys(self._sums)
@@ -277,7 +279,10 @@ class Pair:
 
     def _commit(self, commit: Commit, epoch: str, number: int):  # type: ignore[no-untyped-def]
         pointer, now = self._pointer(commit), self.now
-        group = [Contribution(who, digest, max(number - 1, 0), weight) for who, digest, weight in commit.members]
+        group = [
+            Contribution(who, digest, max(number - 1, 0), weight, norm=weight / 8 if weight > 1 else None)
+            for who, digest, weight in commit.members
+        ]
         return lambda store: store.commit_group(
             self._task, epoch=epoch, number=number, pointer=pointer, group=group, now=now
         )
@@ -296,6 +301,7 @@ class Pair:
         await self._same("tasks", lambda store: store.list_open_tasks())
         status = await self._memory.read_status(task)
         assert status is not None
+        await self._same("norms", lambda store: store.read_norms(task))
         await self._same("read", lambda s: s.read_closing(task, epoch=status.epoch, number=status.number))
         near = [status.number - 1, status.number, status.number + 1]
         who = PARTICIPANTS[self.seen["status: RoundStatus"] % len(PARTICIPANTS)]

@@ -82,6 +82,8 @@ def test_every_key_that_is_built_is_in_the_docstring() -> None:
         redis_keys.closed_admissions(TASK, 7),
         redis_keys.closed_sums(TASK, 7),
         redis_keys.lost(TASK, 7),
+        redis_keys.norms(TASK),
+        redis_keys.refusals(TASK),
         *(getattr(redis_keys.of_task(TASK), field) for field in redis_keys.RoundKeys.__dataclass_fields__),
     }
     examples = {"<task>": "titanic", "<number>": "7", "<round>": "3", "<replica>": "replica", "<peer>": "peer"}

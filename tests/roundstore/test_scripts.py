@@ -20,8 +20,9 @@ KEYS = redis_keys.of_task(TaskId("task"))
 STATUS_KEYS = [KEYS.round, KEYS.leases, KEYS.absent]
 CLOSED = [redis_keys.closed_admissions(TaskId("task"), 7), redis_keys.closed_sums(TaskId("task"), 7)]
 LOST = redis_keys.lost(TaskId("task"), 7)
+NORMS, REFUSALS = redis_keys.norms(TaskId("task")), redis_keys.refusals(TaskId("task"))
 HINT: list[Argument] = [redis_keys.CHANNEL, "task"]
-GROUP: list[Argument] = ["alice", "a1", 7, 4]
+GROUP: list[Argument] = ["alice", "a1", 7, 4, "0.5"]
 
 ALL_KEYS = {
     "open_round": [*STATUS_KEYS, KEYS.admissions, KEYS.sums],
@@ -29,7 +30,7 @@ ALL_KEYS = {
     "join_round": STATUS_KEYS,
     "leave_round": [*STATUS_KEYS, KEYS.admissions],
     "expire_leases": [*STATUS_KEYS, KEYS.admissions],
-    "commit_group": [*STATUS_KEYS, KEYS.admissions, KEYS.sums],
+    "commit_group": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, NORMS],
     "start_closing": STATUS_KEYS,
     "start_restoring": STATUS_KEYS,
     "read_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
@@ -37,7 +38,7 @@ ALL_KEYS = {
     "lose_contributions": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
     "lose_version": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST, *CLOSED],
     "set_policy": STATUS_KEYS,
-    "drop_round": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
+    "drop_round": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST, NORMS, REFUSALS],
     "swap_peers": [redis_keys.peers(TaskId("task"))],
     "hold_signal": [HELD],
     "count_peer": [redis_keys.PEER_IDS],
@@ -47,7 +48,7 @@ NEW_POLICY = [word for pair in redis_fields.from_policy(Policy(deadline_s=3.0)).
 
 OPEN: tuple[str, list[Argument]] = ("open_round", [*HINT, *NEW_ROUND])
 JOIN: tuple[str, list[Argument]] = ("join_round", [*HINT, "10.0", "alice", "bob"])
-COMMIT: tuple[str, list[Argument]] = ("commit_group", [*HINT, "e", 7, "replica", "pointer", "2.0", *GROUP])
+COMMIT: tuple[str, list[Argument]] = ("commit_group", [*HINT, "e", 7, "replica", "pointer", "2.0", 256, *GROUP])
 START: tuple[str, list[Argument]] = ("start_closing", [*HINT, "e", 7, "replica", "30.0", "20.0"])
 RESTORE: tuple[str, list[Argument]] = ("start_restoring", [*HINT, "e", 7, "replica", "30.0", 3, "r1", "20.0"])
 FINISH: tuple[str, list[Argument]] = ("finish_closing", [*HINT, "e", 7, 60, "", ""])
@@ -144,9 +145,10 @@ def test_a_script_reads_like_its_header(name: str) -> None:
         ("leave_round", 5, 3),
         ("leave_round", 4, 2),
         ("leave_round", 4, 4),
-        ("commit_group", 5, 6),
-        ("commit_group", 5, 10),
-        ("commit_group", 5, 12),
+        ("commit_group", 5, 13),
+        ("commit_group", 6, 7),
+        ("commit_group", 6, 12),
+        ("commit_group", 6, 14),
     ],
 )
 async def test_another_number_of_keys_or_arguments_is_a_bug(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from learning.aggregation import DEFAULTS, Aggregation, AggregationRule
 from learning.ids import TaskId
+from learning.norm_gate import NormGate
 from learning.policy import Policy
 from learning.presets import Preset, policy_of
 from learning.refusals import InvalidId, InvalidPolicy, InvalidTask
@@ -26,6 +27,7 @@ RECORDS: list[tuple[type[Any], Any, dict[str, str], set[str]]] = [
     (TrainingInformation, task_pb2.TrainingInformation, {}, set()),
     (Policy, policy_pb2.Policy, {"deadline_s": "deadline"}, {"preset"}),
     (Aggregation, task_pb2.Aggregation, {}, set()),
+    (NormGate, task_pb2.NormGate, {}, set()),
 ]
 
 texts = st.text(max_size=20)
@@ -108,8 +110,11 @@ aggregations = st.sampled_from(AggregationRule).flatmap(
 )
 
 tasks = st.builds(
-    lambda scheme, aggregation, **rest: Task(
-        scheme=scheme, aggregation=aggregation if scheme is Scheme.FEDERATED else None, **rest
+    lambda scheme, aggregation, norm_gate, **rest: Task(
+        scheme=scheme,
+        aggregation=aggregation if scheme is Scheme.FEDERATED else None,
+        norm_gate=norm_gate if scheme is Scheme.FEDERATED else None,
+        **rest,
     ),
     task_id=st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True).map(TaskId),
     scheme=st.sampled_from(Scheme),
@@ -118,6 +123,7 @@ tasks = st.builds(
     display=displays,
     training=trainings,
     policy=policies,
+    norm_gate=maybe(st.builds(NormGate, quantile=st.floats(0.1, 1), min_history=st.integers(1, 256))),
 )
 
 

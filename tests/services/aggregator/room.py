@@ -22,6 +22,7 @@ from blobstore.store import BlobStore
 from learning.aggregation import Aggregation
 from learning.federated import RoundStatus
 from learning.ids import TaskId
+from learning.norm_gate import NormGate
 from learning.policy import Policy
 from learning.task import DataKind, DisplayInformation, Scheme, Task, TrainingInformation
 from roundstore.store import RoundStore
@@ -76,6 +77,7 @@ def a_task(
     task_id: TaskId = TASK,
     specs: Sequence[WeightSpec] = SPECS,
     aggregation: Aggregation | None = None,
+    norm_gate: NormGate | None = None,
 ) -> tuple[Task, Model]:
     task = Task(
         task_id=task_id,
@@ -85,6 +87,7 @@ def a_task(
         training=TrainingInformation(epochs=1, batch_size=1, input_columns=("a",), output_columns=("b",)),
         policy=policy,
         aggregation=aggregation,
+        norm_gate=norm_gate,
     )
     return task, Model(kind="tfjs", topology_json="{}", weight_specs=tuple(specs))
 
@@ -262,6 +265,7 @@ async def opened(
     policy: Policy | None = None,
     *,
     aggregation: Aggregation | None = None,
+    norm_gate: NormGate | None = None,
     **options: Any,
 ) -> AsyncIterator[Room]:
     """A room with the task "titanic" in it."""
@@ -271,5 +275,6 @@ async def opened(
             policy
             or Policy(min_participants=1, quorum_share=None, quorum_count=3, deadline_s=600, staleness_weights=(1,)),
             aggregation=aggregation,
+            norm_gate=norm_gate,
         )
         yield room

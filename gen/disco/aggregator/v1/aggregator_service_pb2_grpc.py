@@ -90,6 +90,11 @@ class AggregatorServiceStub:
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.SerializeToString,
                 response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.FromString,
                 _registered_method=True)
+        self.ListRefusals = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/ListRefusals',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsResponse.FromString,
+                _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/disco.aggregator.v1.AggregatorService/ListVersions',
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListVersionsRequest.SerializeToString,
@@ -165,7 +170,7 @@ class AggregatorServiceServicer:
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE,
         TOO_LARGE, STREAM_STALLED, DIGEST_MISMATCH, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, WEIGHTS_OUT_OF_BOUND, ROUND_STALE, ROUND_AHEAD,
-        DUPLICATE_CONTRIBUTION, WEIGHT_CAP_REACHED.
+        DUPLICATE_CONTRIBUTION, NORM_TOO_LARGE, WEIGHT_CAP_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -217,6 +222,16 @@ class AggregatorServiceServicer:
     def GetReceiptKey(self, request, context):
         """Reads the public key that checks the signatures of receipts. All replicas
         of an installation have the same one, for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRefusals(self, request, context):
+        """Lists the last contributions to a task that were refused, the newest first: whose, and why. The last
+        256 are kept, for a week, and in passing: one that was refused a moment ago on another replica may not be there
+        yet, and one that was refused while the round state could not be reached never is.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -333,6 +348,11 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     servicer.GetReceiptKey,
                     request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.FromString,
                     response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.SerializeToString,
+            ),
+            'ListRefusals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRefusals,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -641,6 +661,33 @@ class AggregatorService:
             '/disco.aggregator.v1.AggregatorService/GetReceiptKey',
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyRequest.SerializeToString,
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetReceiptKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRefusals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/ListRefusals',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

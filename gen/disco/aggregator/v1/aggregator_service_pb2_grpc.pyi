@@ -61,7 +61,7 @@ class AggregatorServiceStub:
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE,
     TOO_LARGE, STREAM_STALLED, DIGEST_MISMATCH, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, WEIGHTS_OUT_OF_BOUND, ROUND_STALE, ROUND_AHEAD,
-    DUPLICATE_CONTRIBUTION, WEIGHT_CAP_REACHED.
+    DUPLICATE_CONTRIBUTION, NORM_TOO_LARGE, WEIGHT_CAP_REACHED.
     """
     GetRound: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetRoundRequest, _aggregator_service_pb2.GetRoundResponse]
     """Reads the round that is open.
@@ -89,6 +89,12 @@ class AggregatorServiceStub:
     GetReceiptKey: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetReceiptKeyRequest, _aggregator_service_pb2.GetReceiptKeyResponse]
     """Reads the public key that checks the signatures of receipts. All replicas
     of an installation have the same one, for good.
+    """
+    ListRefusals: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.ListRefusalsRequest, _aggregator_service_pb2.ListRefusalsResponse]
+    """Lists the last contributions to a task that were refused, the newest first: whose, and why. The last
+    256 are kept, for a week, and in passing: one that was refused a moment ago on another replica may not be there
+    yet, and one that was refused while the round state could not be reached never is.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
     """
     ListVersions: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.ListVersionsRequest, _aggregator_service_pb2.ListVersionsResponse]
     """Lists the versions of a task, the newest first.
@@ -159,7 +165,7 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE,
     TOO_LARGE, STREAM_STALLED, DIGEST_MISMATCH, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, WEIGHTS_OUT_OF_BOUND, ROUND_STALE, ROUND_AHEAD,
-    DUPLICATE_CONTRIBUTION, WEIGHT_CAP_REACHED.
+    DUPLICATE_CONTRIBUTION, NORM_TOO_LARGE, WEIGHT_CAP_REACHED.
     """
     GetRound: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetRoundRequest, _aggregator_service_pb2.GetRoundResponse]  # type: ignore[assignment]
     """Reads the round that is open.
@@ -187,6 +193,12 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     GetReceiptKey: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetReceiptKeyRequest, _aggregator_service_pb2.GetReceiptKeyResponse]  # type: ignore[assignment]
     """Reads the public key that checks the signatures of receipts. All replicas
     of an installation have the same one, for good.
+    """
+    ListRefusals: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.ListRefusalsRequest, _aggregator_service_pb2.ListRefusalsResponse]  # type: ignore[assignment]
+    """Lists the last contributions to a task that were refused, the newest first: whose, and why. The last
+    256 are kept, for a week, and in passing: one that was refused a moment ago on another replica may not be there
+    yet, and one that was refused while the round state could not be reached never is.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
     """
     ListVersions: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.ListVersionsRequest, _aggregator_service_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a task, the newest first.
@@ -278,7 +290,7 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE,
         TOO_LARGE, STREAM_STALLED, DIGEST_MISMATCH, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, WEIGHTS_OUT_OF_BOUND, ROUND_STALE, ROUND_AHEAD,
-        DUPLICATE_CONTRIBUTION, WEIGHT_CAP_REACHED.
+        DUPLICATE_CONTRIBUTION, NORM_TOO_LARGE, WEIGHT_CAP_REACHED.
         """
 
     @_abc_1.abstractmethod
@@ -342,6 +354,18 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_aggregator_service_pb2.GetReceiptKeyResponse, _abc.Awaitable[_aggregator_service_pb2.GetReceiptKeyResponse]]:
         """Reads the public key that checks the signatures of receipts. All replicas
         of an installation have the same one, for good.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRefusals(
+        self,
+        request: _aggregator_service_pb2.ListRefusalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.ListRefusalsResponse, _abc.Awaitable[_aggregator_service_pb2.ListRefusalsResponse]]:
+        """Lists the last contributions to a task that were refused, the newest first: whose, and why. The last
+        256 are kept, for a week, and in passing: one that was refused a moment ago on another replica may not be there
+        yet, and one that was refused while the round state could not be reached never is.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
         """
 
     @_abc_1.abstractmethod

@@ -108,6 +108,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Too many uploads from one address; try again after so many seconds. RESOURCE_EXHAUSTED. metadata: limit, seconds."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 36
     """The disk of the blob store is full; nothing was stored. RESOURCE_EXHAUSTED."""
+    ERROR_REASON_NORM_TOO_LARGE: _ErrorReason.ValueType  # 37
+    """The contribution changes the model much more than those before it did, and the task asks that this be refused
+    (NormGate). FAILED_PRECONDITION. metadata: norm, limit.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a caller of Disco may be given for a refusal or a fault.
@@ -204,4 +208,8 @@ ERROR_REASON_TOO_MANY_UPLOADS: ErrorReason.ValueType  # 35
 """Too many uploads from one address; try again after so many seconds. RESOURCE_EXHAUSTED. metadata: limit, seconds."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 36
 """The disk of the blob store is full; nothing was stored. RESOURCE_EXHAUSTED."""
+ERROR_REASON_NORM_TOO_LARGE: ErrorReason.ValueType  # 37
+"""The contribution changes the model much more than those before it did, and the task asks that this be refused
+(NormGate). FAILED_PRECONDITION. metadata: norm, limit.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

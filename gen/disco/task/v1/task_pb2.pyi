@@ -92,6 +92,7 @@ class Task(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     AGGREGATION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    NORM_GATE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Identifies the task: [A-Za-z0-9_.-]{1,128}."""
     scheme: Global___Task.Scheme.ValueType
@@ -123,6 +124,12 @@ class Task(_message.Message):
         RULE_CENTERED_CLIPPING to the quantile `training.tau_percentile`.
         """
 
+    @_builtins.property
+    def norm_gate(self) -> Global___NormGate:
+        """Refuses contributions that change the model much more than others did lately; in a federated task without
+        `aggregation.privacy` only. Absent: none.
+        """
+
     def __init__(
         self,
         *,
@@ -135,14 +142,59 @@ class Task(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         aggregation: Global___Aggregation | None = ...,
         revision: _builtins.int = ...,
+        norm_gate: Global___NormGate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "display", b"display", "policy", b"policy", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "display", b"display", "norm_gate", b"norm_gate", "policy", b"policy", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "data_kind", b"data_kind", "display", b"display", "policy", b"policy", "revision", b"revision", "scheme", b"scheme", "task_id", b"task_id", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "data_kind", b"data_kind", "display", b"display", "norm_gate", b"norm_gate", "policy", b"policy", "revision", b"revision", "scheme", b"scheme", "task_id", b"task_id", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class NormGate(_message.Message):
+    """Refuses a contribution as NORM_TOO_LARGE if the length of what it changes, over all
+    weights together and compared with the version it started from, is more than `factor` times
+    a quantile of the lengths of the last 256 contributions that were admitted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTILE_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    MIN_HISTORY_FIELD_NUMBER: _builtins.int
+    quantile: _builtins.float
+    """Which quantile; above 0, at most 1. Absent: 0.5."""
+    factor: _builtins.float
+    """How many times that; 1 to 10^9. Absent: 10."""
+    min_history: _builtins.int
+    """Admitted contributions before which nothing is refused; 1 to 256. Absent: 20."""
+    def __init__(
+        self,
+        *,
+        quantile: _builtins.float | None = ...,
+        factor: _builtins.float | None = ...,
+        min_history: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "_min_history", b"_min_history", "_quantile", b"_quantile", "factor", b"factor", "min_history", b"min_history", "quantile", b"quantile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "_min_history", b"_min_history", "_quantile", b"_quantile", "factor", b"factor", "min_history", b"min_history", "quantile", b"quantile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__factor: _TypeAlias = _typing.Literal["factor"]  # noqa: Y015
+    _WhichOneofArgType__factor: _TypeAlias = _typing.Literal["_factor", b"_factor"]  # noqa: Y015
+    _WhichOneofReturnType__min_history: _TypeAlias = _typing.Literal["min_history"]  # noqa: Y015
+    _WhichOneofArgType__min_history: _TypeAlias = _typing.Literal["_min_history", b"_min_history"]  # noqa: Y015
+    _WhichOneofReturnType__quantile: _TypeAlias = _typing.Literal["quantile"]  # noqa: Y015
+    _WhichOneofArgType__quantile: _TypeAlias = _typing.Literal["_quantile", b"_quantile"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__factor) -> _WhichOneofReturnType__factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_history) -> _WhichOneofReturnType__min_history | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantile) -> _WhichOneofReturnType__quantile | None: ...
+
+Global___NormGate: _TypeAlias = NormGate  # noqa: Y015
 
 @_typing.final
 class Aggregation(_message.Message):
