@@ -29,6 +29,7 @@ from rich.console import Console
 
 from blobstore.opening import open_store
 from blobstore.records import Model, TaskRecord, WeightSpec
+from blobstore.store import BlobStore
 from disco_server.cannot_start import CannotStart
 from disco_server.launcher import Launcher
 from disco_server.offered_models import ModelReader
@@ -51,6 +52,7 @@ from rpc.server import CannotListen
 from rpc.settings import PREFIX
 from services.task_service.catalog import Catalog
 from services.task_service.settings import TaskServiceSettings
+from services.task_service.task_changes import TaskChanges
 
 READY_POLL_S = 0.05
 
@@ -86,17 +88,18 @@ class Disco:
     async def add_default_tasks(self, task_ids: Sequence[str] | None = None) -> None:
         """Adds the tasks that Disco brings along: these, else those of DISCO_DEFAULT_TASKS; all, by default."""
         wanted = _settings(TaskServiceSettings, self._environment).default_task_ids if task_ids is None else task_ids
-        async with self._catalog() as catalog:
-            await catalog.add_default_tasks(wanted, now=time.time())
+        async with self._store() as store:
+            await Catalog(store, max_bytes=self._max_bytes).add_default_tasks(wanted, now=time.time())
 
     async def add_task(
         self, provider_or_task: TaskProvider | TaskDescription, model_or_url: ModelSource | None = None
     ) -> Task:
         """Adds a task, and returns it as it is kept. The model comes from the provider, or is given beside a task.
 
-        A task that is there already, from an earlier run, stays with all that was learned.
+        A task that is there already, from an earlier run, stays with all that was learned; what is told about it,
+        and how long it is trained, becomes what is said now.
         Raises InvalidTask, InvalidModel, InvalidWeights, TooLarge, DigestMismatch;
-        TaskAlreadyExists where another task has the id.
+        TaskAlreadyExists where a task with another model has the id, TaskFieldFixed where more is to change.
         """
         described, source = await _provided(provider_or_task, model_or_url)
         source = source if source is not None else _model_url(described)
@@ -104,8 +107,8 @@ class Disco:
             raise InvalidModel(problem="it is missing: give it beside the task, or a modelURL in it")
         model = await self._models.read(source, digest=given_digest(described))
         task = described if isinstance(described, Task) else _parsed(described, model)
-        async with self._catalog() as catalog:
-            return (await _created(catalog, task, model)).task
+        async with self._store() as store:
+            return (await _kept(store, task, model, max_bytes=self._max_bytes)).task
 
     async def serve(self) -> None:
         """Runs Redis, the services and the gateway until SIGINT or SIGTERM. Raises CannotStart."""
@@ -153,10 +156,10 @@ class Disco:
             raise CannotStart(str(error)) from error
 
     @asynccontextmanager
-    async def _catalog(self) -> AsyncIterator[Catalog]:
+    async def _store(self) -> AsyncIterator[BlobStore]:
         await asyncio.to_thread(self._settings.data_dir.mkdir, parents=True, exist_ok=True)
         async with open_store(self._settings) as store:
-            yield Catalog(store, max_bytes=self._max_bytes)
+            yield store
 
     def _screen(self) -> Screen:
         return Screen(Console(), json_lines=self._settings.log_format == "json")
@@ -210,18 +213,19 @@ def _kind(model: PushedModel) -> str:
     return "gpt" if model.kind == ModelMessage.KIND_GPT else "tfjs"
 
 
-async def _created(catalog: Catalog, task: Task, model: PushedModel) -> TaskRecord:
+async def _kept(store: BlobStore, task: Task, model: PushedModel, *, max_bytes: int) -> TaskRecord:
     offered = Model(
         kind=_kind(model),
         topology_json=model.topology_json.decode(),
         weight_specs=tuple(WeightSpec(name, shape) for name, shape in model.weight_specs),
         training_config_json=model.training_config_json.decode(),
     )
+    catalog = Catalog(store, max_bytes=max_bytes)
     try:
         return await catalog.create(task, offered, model.weights or None, request_id="", now=time.time())
     except TaskAlreadyExists:
-        record, kept = await catalog.task(task.task_id)
+        _, there = await catalog.task(task.task_id)
         # The weights may differ: a model that is built anew in every run begins with other numbers.
-        if record.task != task or kept.topology_json != offered.topology_json:
+        if there.topology_json != offered.topology_json:
             raise
-        return record
+        return await TaskChanges(store).update(task, expected=0, request_id="", now=time.time())

@@ -15,13 +15,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
-from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import structlog
-from disco.task.v1.task_service_pb2 import CreateTaskRequest, ForkTaskRequest
+from disco.task.v1.task_service_pb2 import ForkTaskRequest
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
@@ -34,19 +33,18 @@ from gateway.own_machine import is_from_here
 from gateway.problems import problem
 from gateway.settings import GatewaySettings
 from gateway.task_directory import TaskDirectory
+from gateway.task_sources.creating import CREATE_WITHIN_S, create_task
 from gateway.task_sources.fetching import Fetcher
 from gateway.task_sources.fork_request import FORK, MAX_FORK_BYTES, read_fork
-from gateway.task_sources.offers import Offer, Offers
+from gateway.task_sources.offers import Offers
 from gateway.uploads import parse_json, read_body
 from learning.ids import task_id as valid_task_id
 from learning.refusals import DiscoError, InvalidModel, TaskCreationDenied
 from rpc.channel import retrying
-from rpc.task_messages import task_to_proto
 
 if TYPE_CHECKING:
     from disco.task.v1.task_service_pb2_grpc import TaskServiceAsyncStub
 
-CREATE_WITHIN_S = 60.0
 VARY = "Accept, User-Agent, X-Disco-Protocol"
 _BEARER = "Bearer "
 FilePath = Annotated[str, Path(description="Which file.", json_schema_extra={"enum": ["model.json", "weights.bin"]})]
@@ -206,7 +204,7 @@ class TaskRoutes:
         """Creates a task: from JSON in any spelling a Disco client has, or from the parts of a form."""
         self._authorize(request)
         async with self._offers.received(request, dialect=_spoken(request)) as offer:
-            await self._create(offer)
+            await create_task(self._task_service, offer)
         self._directory.forget_list()
         _log.info("task.created", task_id=offer.task.task_id)
         return PlainTextResponse("Successful task upload")
@@ -223,21 +221,6 @@ class TaskRoutes:
         given = request.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), (_BEARER + self._token).encode()):
             raise TaskCreationDenied(problem="send the token as `Authorization: Bearer …`")
-
-    async def _create(self, offer: Offer) -> None:
-        header = CreateTaskRequest.Header(
-            task=task_to_proto(offer.task),
-            model=offer.model,
-            weights_size=offer.weights_size,
-            request_id=uuid.uuid4().hex,
-        )
-
-        def parts() -> Iterator[CreateTaskRequest]:
-            yield CreateTaskRequest(header=header)
-            for chunk in offer.chunks():
-                yield CreateTaskRequest(weights_chunk=chunk)
-
-        await retrying(lambda: self._task_service.CreateTask(parts()), seconds=CREATE_WITHIN_S)
 
 
 def _rendering(request: Request) -> Rendering:

@@ -17,6 +17,9 @@ from fastapi import FastAPI
 from gateway.app import Gateway, create_app
 from gateway.service_clients import ServiceClients
 from gateway.settings import GatewaySettings
+from gateway.task_sources.fetching import Fetcher
+from gateway.task_sources.offers import Offers
+from gateway.task_sources.task_folder import TaskFolder
 from gateway.web_server import DRAIN_HTTP_S, DRAIN_SOCKETS_S, WebServer, allow_files, listen, new_server
 from rpc.metrics import metrics_endpoint, new_registry
 from rpc.server import CannotListen
@@ -45,12 +48,29 @@ async def serving(settings: GatewaySettings, *, http: FastAPI | None = None) -> 
             raise CannotListen(f"{settings.metrics_host}:{settings.gateway_metrics_port}", str(error)) from None
         running = asyncio.create_task(server.serve(sockets=[listening]))
         host, port = listening.getsockname()[:2]
+        await stack.enter_async_context(_watching(settings, clients))
         _log.info("gateway.started", address=f"{host}:{port}", task_creation=settings.effective_task_creation)
         try:
             yield running
         finally:
             await _drain(app, server)
             await running
+
+
+@asynccontextmanager
+async def _watching(settings: GatewaySettings, clients: ServiceClients) -> AsyncIterator[None]:
+    """Keeps the tasks of a folder while the block runs, where there is one."""
+    if settings.tasks_folder is None:
+        yield
+        return
+    offers = Offers(Fetcher(settings.networks_to_fetch_from), limit_bytes=settings.max_message_bytes)
+    folder = TaskFolder(settings.tasks_folder, task_service=clients.task_service(), offers=offers)
+    watching = asyncio.create_task(folder.watch(), name="task folder")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
 
 
 async def _drain(app: Gateway, server: WebServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -57,6 +58,17 @@ class GatewaySettings(ProcessSettings):
         description="Networks beyond the public internet from which models may be fetched, by plain http, too: "
         "10.0.0.0/8,127.0.0.0/8. Empty: none.",
     )
+
+    tasks_folder: Path | None = Field(
+        None, description="Folder of task files that is loaded at start and watched. Absent: none."
+    )
+
+    @field_validator("tasks_folder")
+    @classmethod
+    def _is_a_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError("must be a folder that exists")
+        return value
 
     @field_validator("fetch_networks")
     @classmethod

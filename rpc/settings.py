@@ -66,6 +66,7 @@ KNOWN_NAMES = frozenset(
         "SIGNALING_ADDRESS",
         "SIGNALING_METRICS_PORT",
         "SIGNALING_PORT",
+        "TASKS_FOLDER",
         "TASK_CREATION",
         "TASK_SERVICE_ADDRESS",
         "TASK_SERVICE_METRICS_PORT",

@@ -84,6 +84,19 @@ class Offers:
         files = await fetch_model(self._fetcher, url, target, limit_bytes=self._limit, digest=digest)
         return _offer_of_files(document, files, dialect)
 
+    async def from_files(self, document: object, model: Path, *, dialect: str = "") -> Offer:
+        """The offer of a task whose `model.json` lies here, with its shards below the same folder."""
+
+        def read() -> Offer:
+            try:
+                files = ModelFiles(model.parent, file=model.name, limit_bytes=self._limit)
+                files.check(given_digest(document))
+            except InvalidModel as refusal:
+                return _offer(document, refusal, dialect)
+            return _offer_of_files(document, files, dialect)
+
+        return await asyncio.to_thread(read)
+
     async def _from_json(self, request: Request, dialect: str, directory: Path) -> Offer:
         body = await read_body(request, limit=self._limit)
         async with self._parsing:

@@ -26,7 +26,7 @@ PROCESSES: tuple[type[DiscoSettings], ...] = (
     LauncherSettings,
 )
 COMPOSE = EXAMPLE.with_name("docker-compose.yml")
-# Ports inside of a container meet nobody else's, certificates need files that only their owner can mount,
+# Ports inside of a container meet nobody else's, certificates and task files only their owner can mount,
 # and the launcher does not run there.
 NOT_FOR_CONTAINERS = {
     "DISCO_AGGREGATORS",
@@ -36,6 +36,7 @@ NOT_FOR_CONTAINERS = {
     "DISCO_RECEIPT_KEY",
     "DISCO_SIGNALING_METRICS_PORT",
     "DISCO_SIGNALING_PORT",
+    "DISCO_TASKS_FOLDER",
     "DISCO_TASK_SERVICE_METRICS_PORT",
     "DISCO_TASK_SERVICE_PORT",
     "DISCO_TLS_CA",

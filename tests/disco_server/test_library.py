@@ -16,8 +16,8 @@ import disco_server
 from disco_server import Disco, ModelSource, Policy, Task, TaskProvider
 from disco_server.cannot_start import CannotStart
 from disco_server.settings import LauncherSettings
-from learning.refusals import DigestMismatch, InvalidModel, InvalidTask, TaskAlreadyExists
-from tests.e2e.system import free_ports
+from learning.refusals import DigestMismatch, InvalidModel, InvalidTask, TaskAlreadyExists, TaskFieldFixed
+from tests.e2e.system import ROOT, free_ports
 from tests.gateway.task_sources.file_server import FileServer
 from tests.gateway.task_sources.files import SPECS, TASK, TOPOLOGY, WEIGHTS, document, write
 
@@ -104,16 +104,23 @@ async def test_what_is_wrong_is_said_by_the_call_that_adds_it(
         await disco.add_task(task, model)
 
 
-async def test_task_of_an_earlier_run_stays_and_another_one_with_its_id_is_refused(
-    disco: Disco, tmp_path: Path
-) -> None:
+async def test_task_of_an_earlier_run_stays_and_what_is_told_about_it_is_updated(disco: Disco, tmp_path: Path) -> None:
     first = await disco.add_task(TASK, ARTIFACTS)
     again = await disco.add_task(TASK, {**ARTIFACTS, "weightData": bytes(len(WEIGHTS))})
     assert again == first
+    told = await disco.add_task({**TASK, "displayInformation": {"taskTitle": "New"}}, ARTIFACTS)
+    assert told.display.title == "New"
     assert stored_weights(tmp_path) == WEIGHTS
+
+
+async def test_task_with_another_model_or_policy_is_refused(disco: Disco) -> None:
+    first = await disco.add_task(TASK, ARTIFACTS)
     other = Task(first.task_id, first.scheme, first.data_kind, first.display, first.training, Policy(3))
-    with pytest.raises(TaskAlreadyExists):
+    with pytest.raises(TaskFieldFixed, match="policy"):
         await disco.add_task(other, ARTIFACTS)
+    iris = json.loads((ROOT / "examples/iris/model.json").read_text())
+    with pytest.raises(TaskAlreadyExists):
+        await disco.add_task(TASK, {"modelTopology": iris["modelTopology"]})
 
 
 async def test_default_tasks_are_those_that_are_named_or_those_of_the_setting(
