@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check test-compose chaos simulate demo bench protos format requirements up down clean
+.PHONY: help run test check keras test-compose chaos simulate demo bench protos format requirements up down clean
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
@@ -26,6 +26,8 @@ check: $(VENV)/.test ## Style, types, imports, generated code.
 
 test-compose: $(VENV)/.test ## The tests that need a Docker engine: builds the image, starts and breaks the composed system.
 	DISCO_TEST_COMPOSE=1 $(BIN)/python -m pytest tests/e2e/test_compose.py $(ARGS)
+
+keras: $(VENV)-keras/.keras ## Installs Keras 2, Keras 3 and TensorFlow (1.6 GB) beside the project, for the tests that compare with them.
 
 chaos: $(VENV)/.test ## Kills every process at random under load and checks every promise; KILLS=200, SEED=1.
 	DISCO_TEST_KILLS=$(or $(KILLS),50) DISCO_TEST_SEED=$(SEED) $(BIN)/python -m pytest tests/e2e/test_chaos.py -s $(ARGS)
@@ -57,7 +59,7 @@ down: ## Stops the containers; what was trained stays in their volumes.
 	$(COMPOSE) down
 
 clean: ## Removes the virtual environment and every cache; data/ stays.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-keras .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -72,3 +74,8 @@ $(VENV)/.demo: requirements-test.txt $(VENV)/.run
 
 $(VENV)/.test: requirements-test.txt $(VENV)/.run
 	$(PIP) install --quiet -r requirements-test.txt && touch $@ $(VENV)/.demo
+
+# No dependencies of dependencies: tf-keras asks for a TensorFlow that is not tensorflow-cpu.
+$(VENV)-keras/.keras: requirements-keras.txt
+	@scripts/create-venv $(VENV)-keras $(PYTHON)
+	$(VENV)-keras/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $< && touch $@

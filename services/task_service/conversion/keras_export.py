@@ -132,6 +132,8 @@ def _config(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 def _value(key: str, value: Any) -> Any:
     if key.endswith("_initializer"):
         return _initializer(value)
+    if key == "axis" and isinstance(value, list) and len(value) == 1:
+        return value[0]
     if key in _WORDS and isinstance(value, str):
         return _HUMP.sub("_", value).lower()
     if key in _WORDS and isinstance(value, dict):

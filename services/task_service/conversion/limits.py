@@ -22,7 +22,7 @@ class ConversionLimits:
     file_bytes: int = 512 * _MIB
     """Of the file, and again of what is in it when it is unpacked."""
     memory_bytes: int = 1024 * _MIB
-    """Address space of the process; about 350 MiB of it are needed for an empty model."""
+    """Address space of the process; about 200 MiB of it are needed for an empty model."""
     cpu_seconds: int = 60
     seconds: float = 120.0
     members: int = 1024
