@@ -17,6 +17,7 @@ from gateway.greetings import greeting
 from gateway.http_bodies import Bodies
 from gateway.http_edge import HttpEdge
 from gateway.http_history import HistoryRoutes
+from gateway.http_task_changes import TaskChangeRoutes
 from gateway.http_tasks import TaskRoutes
 from gateway.hub import Hub
 from gateway.metrics import GatewayMetrics
@@ -25,6 +26,7 @@ from gateway.problems import answer_with_problems, problem
 from gateway.service_clients import ServiceClients
 from gateway.settings import GatewaySettings
 from gateway.task_directory import TaskDirectory
+from gateway.task_permission import TaskPermission
 from gateway.versions import Versions
 from gateway.websocket import WebSocketEndpoint
 
@@ -98,9 +100,19 @@ def create_app(
     added = http.router.routes[:]
     del http.router.routes[:]
     _close_with(http, hub)
-    tasks = TaskRoutes(settings, task_service=clients.task_service(), directory=directory, models=models, bodies=bodies)
+    permission = TaskPermission(settings, clock=time.monotonic)
+    tasks = TaskRoutes(
+        settings,
+        permission=permission,
+        task_service=clients.task_service(),
+        directory=directory,
+        models=models,
+        bodies=bodies,
+    )
+    changes = TaskChangeRoutes(permission, task_service=clients.task_service(), directory=directory)
     http.include_router(HistoryRoutes(clients.aggregator(), bodies=bodies).router())
     http.include_router(tasks.router())
+    http.include_router(changes.router())
     http.add_api_route("/healthz", _alive, methods=["GET"], tags=["health"], summary="Whether the process lives")
     http.add_api_route(
         "/readyz", readiness.answer, methods=["GET"], tags=["health"], summary="Whether every service answers"

@@ -28,12 +28,15 @@ _DETAILS = {
     404: "TASK_NOT_FOUND, VERSION_NOT_FOUND, NOT_IN_VERSION, WRONG_SCHEME, FILE_NOT_FOUND",
     406: "NOT_ACCEPTABLE: no client of the generation that asks could run this model",
     408: "STREAM_STALLED: the body paused for too long",
-    409: "TASK_ALREADY_EXISTS",
+    409: "TASK_ALREADY_EXISTS, TASK_DELETED, TASK_FIELD_FIXED",
+    412: "TASK_CHANGED: `If-Match` does not name what is there",
     413: "TOO_LARGE",
     416: "RANGE_NOT_SATISFIABLE: there are no such bytes",
     422: "INVALID_REQUEST: a number or a digest that is none",
+    429: "TOO_MANY_UPLOADS: from one address in a minute; `Retry-After` says when to try again",
     500: "STORED_DATA_DAMAGED, INTERNAL: see the server's log",
     503: "STORE_UNAVAILABLE: try again",
+    507: "QUOTA_EXCEEDED, STORAGE_FULL",
 }
 
 

@@ -13,7 +13,6 @@ trailing slash, and with `/tfjs/…` as `/tasks/…` in the dialect `tfjs`.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,24 +28,23 @@ from gateway.dialects.dialect import Rendering
 from gateway.dialects.registry import RENDERINGS
 from gateway.http_bodies import Bodies, ServedBody
 from gateway.models import Models
-from gateway.own_machine import is_from_here
 from gateway.problems import problem
 from gateway.settings import GatewaySettings
 from gateway.task_directory import TaskDirectory
+from gateway.task_permission import TaskPermission
 from gateway.task_sources.creating import CREATE_WITHIN_S, create_task
 from gateway.task_sources.fetching import Fetcher
 from gateway.task_sources.fork_request import FORK, MAX_FORK_BYTES, read_fork
 from gateway.task_sources.offers import Offers
 from gateway.uploads import parse_json, read_body
 from learning.ids import task_id as valid_task_id
-from learning.refusals import DiscoError, InvalidModel, TaskCreationDenied
+from learning.refusals import DiscoError, InvalidModel
 from rpc.channel import retrying
 
 if TYPE_CHECKING:
     from disco.task.v1.task_service_pb2_grpc import TaskServiceAsyncStub
 
 VARY = "Accept, User-Agent, X-Disco-Protocol"
-_BEARER = "Bearer "
 FilePath = Annotated[str, Path(description="Which file.", json_schema_extra={"enum": ["model.json", "weights.bin"]})]
 CREATION: dict[str, Any] = {
     "required": True,
@@ -84,11 +82,6 @@ CREATION: dict[str, Any] = {
         },
     },
 }
-_NOT_FROM_HERE = (
-    "only programs and pages of the gateway's own machine may, and this request came from elsewhere, through a proxy "
-    "or from a page of another site. Set DISCO_TASK_CREATION=token and DISCO_TASK_TOKEN, and send the token"
-)
-
 _log = structlog.stdlib.get_logger("gateway")
 
 
@@ -99,13 +92,13 @@ class TaskRoutes:
         self,
         settings: GatewaySettings,
         *,
+        permission: TaskPermission,
         task_service: TaskServiceAsyncStub,
         directory: TaskDirectory,
         models: Models,
         bodies: Bodies,
     ) -> None:
-        self._creation = settings.effective_task_creation
-        self._token = settings.task_token.get_secret_value()
+        self._permission = permission
         self._task_service = task_service
         self._directory = directory
         self._models = models
@@ -128,7 +121,7 @@ class TaskRoutes:
             methods=["POST"],
             summary="Creates a task",
             response_class=Response,
-            responses=answers(["text/plain; charset=utf-8"], 403, 408, 409, 413),
+            responses=answers(["text/plain; charset=utf-8"], 403, 408, 409, 413, 429, 507),
             openapi_extra={"requestBody": CREATION},
         )
         router.add_api_route(
@@ -137,7 +130,7 @@ class TaskRoutes:
             methods=["POST"],
             summary="Creates a task from a version of this one",
             response_class=Response,
-            responses=answers([JSON], 403, 408, 409, 413),
+            responses=answers([JSON], 403, 408, 409, 413, 429, 507),
             openapi_extra={"requestBody": FORK},
         )
         router.add_api_route(
@@ -152,7 +145,7 @@ class TaskRoutes:
 
     async def fork_task(self, request: Request, task_id: TaskPath) -> Response:
         """Creates a task that begins with a version of this one (the newest, where none is said)."""
-        self._authorize(request)
+        self._permission.check(request)
         wanted = read_fork(parse_json(await read_body(request, limit=MAX_FORK_BYTES)))
         message = ForkTaskRequest(
             source_task_id=valid_task_id(task_id),
@@ -202,25 +195,12 @@ class TaskRoutes:
 
     async def create_task(self, request: Request) -> Response:
         """Creates a task: from JSON in any spelling a Disco client has, or from the parts of a form."""
-        self._authorize(request)
+        self._permission.check(request)
         async with self._offers.received(request, dialect=_spoken(request)) as offer:
             await create_task(self._task_service, offer)
         self._directory.forget_list()
         _log.info("task.created", task_id=offer.task.task_id)
         return PlainTextResponse("Successful task upload")
-
-    def _authorize(self, request: Request) -> None:
-        if self._creation == "open":
-            return
-        if self._creation == "off":
-            raise TaskCreationDenied(problem="it is turned off (DISCO_TASK_CREATION)")
-        if self._creation == "local" and is_from_here(request.client and request.client.host, request.headers):
-            return
-        if not self._token:
-            raise TaskCreationDenied(problem=_NOT_FROM_HERE)
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), (_BEARER + self._token).encode()):
-            raise TaskCreationDenied(problem="send the token as `Authorization: Bearer …`")
 
 
 def _rendering(request: Request) -> Rendering:

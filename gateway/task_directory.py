@@ -78,6 +78,11 @@ class TaskDirectory:
         self._entries[task_id] = self._clock() + FRESH_S, entry
         return entry
 
+    def forget(self, task_id: str) -> None:
+        """A task was changed or deleted: it is to be read again."""
+        self._entries.pop(task_id, None)
+        self.forget_list()
+
     def forget_list(self) -> None:
         """A task was created: the next list is to have it."""
         self._tasks = self._tasks and (0.0, self._tasks[1])

@@ -15,7 +15,7 @@ from disco.signaling.v1.signaling_service_pb2 import ConnectRequest, ConnectResp
 from disco.signaling.v1.signaling_service_pb2_grpc import SignalingServiceServicer
 from google.protobuf.duration_pb2 import Duration
 
-from learning.ids import PeerId, peer_id, task_id, valid_id
+from learning.ids import PeerId, TaskId, peer_id, task_id, valid_id
 from learning.refusals import InvalidId, MalformedMessage
 from roundstore.peer_store import Signal
 from services.signaling.streams import Message, OpenStream, PeerList, SignalRefused
@@ -43,14 +43,16 @@ class SignalingServicer(SignalingServiceServicer):
         session = await self._switchboard.connect(task, _to_claim(start))
         try:
             await context.write(_started(session))
-            await self._converse(session.stream, requests, context)
+            await self._converse(task.task_id, session.stream, requests, context)
         finally:
             await self._switchboard.disconnect(session.stream)
 
-    async def _converse(self, stream: OpenStream, requests: AsyncIterator[ConnectRequest], context: Context) -> None:
+    async def _converse(
+        self, task: TaskId, stream: OpenStream, requests: AsyncIterator[ConnectRequest], context: Context
+    ) -> None:
         """Returns when the peer has ended the stream; raises what else ended it."""
         pumps = {
-            asyncio.create_task(self._receive(stream, requests)),
+            asyncio.create_task(self._receive(task, stream, requests)),
             asyncio.create_task(_send(stream, context)),
         }
         try:
@@ -62,10 +64,11 @@ class SignalingServicer(SignalingServiceServicer):
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _receive(self, stream: OpenStream, requests: AsyncIterator[ConnectRequest]) -> None:
+    async def _receive(self, task: TaskId, stream: OpenStream, requests: AsyncIterator[ConnectRequest]) -> None:
         async for request in requests:
             match request.WhichOneof("message"):
                 case "mark_ready":
+                    await self._tasks.find(task)  # raises TaskNotFound where it was deleted meanwhile
                     await self._switchboard.mark_ready(stream, patience_s=_patience(request.mark_ready))
                 case "send_signal":
                     await self._send_signal(stream, request.send_signal)

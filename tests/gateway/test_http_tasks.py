@@ -152,7 +152,7 @@ async def test_what_was_known_is_served_while_the_services_are_away(
         ("/tasks/fed/other.json", 404, "FILE_NOT_FOUND"),
         ("/tasks/bad%20id/model.json", 400, "INVALID_ID"),
         ("/tasks/%2e%2e/model.json", 400, "INVALID_ID"),
-        ("/tasks/fed", 404, "NOT_FOUND"),
+        ("/tasks/unknown", 404, "TASK_NOT_FOUND"),
         ("/nothing", 404, "NOT_FOUND"),
     ],
 )

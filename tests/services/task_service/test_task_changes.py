@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,26 +34,20 @@ from learning.refusals import (
 )
 from learning.task import Scheme, Task
 from roundstore.redis_settings import connect as connect_redis
-from roundstore.task_hints import RedisTaskHints, TaskHints
-from rpc.channel import connect
-from rpc.server import serve
-from rpc.settings import ServerSettings
+from roundstore.task_hints import RedisTaskHints
 from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service.catalog import Catalog
 from services.task_service.leftovers import QUIET_S, Leftovers
 from services.task_service.quotas import Quotas
-from services.task_service.servicer import TaskServicer
 from services.task_service.task_changes import FREE, TaskChanges
-from services.task_service.task_news import TaskNews
 from tests.redis_process import RedisProcess
+from tests.services.task_service.replicas import LIMIT, replica
 from tests.services.task_service.tasks import SPECS, model, task
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     Stub = task_service_pb2_grpc.TaskServiceAsyncStub
 pb = task_service_pb2
-LIMIT = 8 << 20
-NOW = 1_700_000_000.25
 SMALL = TaskId("small")
 WEIGHTS = np.arange(6, dtype="<f4").tobytes()
 
@@ -64,57 +58,12 @@ async def store(tmp_path: Path) -> AsyncIterator[DirectoryBlobStore]:
         yield store
 
 
-@asynccontextmanager
-async def _replica(
-    store: DirectoryBlobStore, hints: TaskHints, *, look_again_s: float = 600.0, quotas: Quotas | None = None
-) -> AsyncIterator[Stub]:
-    """A replica that hears of the others by hints alone, unless it looks again more often."""
-    catalog = Catalog(store, max_bytes=LIMIT, quotas=quotas)
-    news = TaskNews(catalog.roster, hints, look_again_s=look_again_s)
-    leftovers = Leftovers(store, clock=lambda: NOW)
-    servicer = TaskServicer(
-        catalog,
-        changes=TaskChanges(store),
-        news=news,
-        leftovers=leftovers,
-        clock=lambda: NOW,
-        max_bytes=LIMIT,
-    )
-    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-    running = [
-        asyncio.create_task(news.run()),
-        asyncio.create_task(leftovers.run()),
-        asyncio.create_task(
-            serve(
-                lambda server: task_service_pb2_grpc.add_TaskServiceServicer_to_server(servicer, server),
-                names=["disco.task.v1.TaskService"],
-                host="127.0.0.1",
-                port=0,
-                settings=ServerSettings(),
-                ready=port.set_result,
-                stop=stop,
-                endless=["/disco.task.v1.TaskService/WatchTasks"],
-            )
-        ),
-    ]
-    try:
-        async with connect(f"127.0.0.1:{await asyncio.wait_for(port, 10)}") as channel:
-            yield task_service_pb2_grpc.TaskServiceStub(channel)
-    finally:
-        stop.set()
-        await asyncio.wait_for(running.pop(), 20)
-        for background in running:
-            background.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
 @pytest_asyncio.fixture
 async def replicas(store: DirectoryBlobStore, redis_client: redis.asyncio.Redis) -> AsyncIterator[tuple[Stub, Stub]]:
     async with AsyncExitStack() as stack:
         hints = RedisTaskHints(redis_client)
-        one = await stack.enter_async_context(_replica(store, hints))
-        yield one, await stack.enter_async_context(_replica(store, hints))
+        one = await stack.enter_async_context(replica(store, hints))
+        yield one, await stack.enter_async_context(replica(store, hints))
 
 
 def _messages(task_id: str, weights: bytes, request_id: str) -> Iterator[pb.CreateTaskRequest]:
@@ -410,8 +359,8 @@ async def test_a_watcher_hears_of_changes_without_redis_too(store: DirectoryBlob
     async with connect_redis(own_redis.url) as client, AsyncExitStack() as stack:
         hints = RedisTaskHints(client)
         own_redis.kill()
-        one = await stack.enter_async_context(_replica(store, hints))
-        two = await stack.enter_async_context(_replica(store, hints, look_again_s=0.05))
+        one = await stack.enter_async_context(replica(store, hints))
+        two = await stack.enter_async_context(replica(store, hints, look_again_s=0.05))
         stream = aiter(two.WatchTasks(pb.WatchTasksRequest(), timeout=60))
         assert await _next(stream) == ("snapshot_complete", True)
         created = await _create(one)
@@ -443,7 +392,7 @@ async def test_one_task_more_than_the_quota_is_refused_by_name(
 ) -> None:
     # What should happen: repeating a request that was answered is no new task; one that is deleted makes room.
     quotas = Quotas(store, max_tasks=2)
-    async with _replica(store, RedisTaskHints(redis_client), quotas=quotas) as stub:
+    async with replica(store, RedisTaskHints(redis_client), quotas=quotas) as stub:
         await _create(stub, request_id="r")
         await _create(stub, "b")
         assert (await _create(stub, request_id="r")).task_id == "small"
