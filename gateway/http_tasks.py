@@ -70,7 +70,7 @@ CREATION: dict[str, Any] = {
                 "required": ["task"],
                 "properties": {
                     "task": {"type": "string", "description": "The task: a JSON document."},
-                    "model": {"type": "string", "format": "binary", "description": "model.json of a LayersModel."},
+                    "model": {"type": "string", "format": "binary", "description": "model.json, or a file of Keras."},
                     "weights": {
                         "type": "array",
                         "items": {"type": "string", "format": "binary"},

@@ -25,6 +25,7 @@ async def create_task(task_service: TaskServiceAsyncStub, offer: Offer) -> None:
         model=offer.model,
         weights_size=offer.weights_size,
         request_id=uuid.uuid4().hex,
+        model_file=offer.model_file,
     )
 
     def parts() -> Iterator[CreateTaskRequest]:

@@ -1,7 +1,8 @@
 """A task and its model as somebody offers them over HTTP, ready to be handed to the task service.
 
     application/json, or any other type     {"task": …, "model": …} in any spelling that a client has
-    multipart/form-data                     task (JSON), model (model.json, or bytes as a client encodes them), shards
+    multipart/form-data                     task (JSON), model, shards; the model is model.json, or a file of Keras, or
+                                            bytes as a client encodes them
     no model, but a modelURL in the task    the model is fetched from there
 
 Files lie in a directory that goes when the block ends; of their weights one chunk at
@@ -34,7 +35,10 @@ from learning.refusals import InvalidId, InvalidModel, InvalidTask, MalformedMes
 from learning.task import Task
 from rpc.chunks import chunks_of
 
-_TO_CONVERT: Final = (".h5", ".hdf5", ".keras", ".zip", ".onnx", ".pt", ".pth", ".safetensors", ".pb")
+_CONVERTED: Final = (".h5", ".hdf5", ".keras", ".safetensors")
+"""The task service converts files that end so."""
+_NOT_CONVERTED: Final = (".zip", ".onnx", ".pt", ".pth", ".pb", ".pkl")
+_FILE_CHUNK_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,9 @@ class Offer:
     model: Model
     weights_size: int
     chunks: Callable[[], Iterator[bytes]]
-    """The weights, from the beginning at every call."""
+    """The weights, from the beginning at every call; the bytes of the file where there is one to convert."""
+    model_file: str = ""
+    """What the file to convert is called."""
 
 
 class Offers:
@@ -124,8 +130,14 @@ class Offers:
             return _offer(document, InvalidModel(problem=problem), dialect)
         (model,) = described
         try:
-            if model.file_name.lower().endswith(_TO_CONVERT):
-                raise InvalidModel(problem=f"{model.file_name[:200]!r} must be converted: disco-server models convert")
+            name = model.file_name.lower()
+            if name.endswith(_CONVERTED):
+                return _offer_of_foreign_file(document, model, dialect)
+            if name.endswith(_NOT_CONVERTED):
+                problem = (
+                    f"{model.file_name[-64:]!r} cannot be read; send model.json, or a file of {', '.join(_CONVERTED)}"
+                )
+                raise InvalidModel(problem=problem)
             if not _is_json(model.path):
                 return _offer(document, parse_model_body(model.path.read_bytes()), dialect)
             files = ModelFiles(directory, file=model.path.name, limit_bytes=self._limit)
@@ -185,6 +197,17 @@ def _places(shards: list[str], parts: list[Part]) -> dict[str, Path]:
     if len(set(places.values())) != len(places):
         raise InvalidModel(problem="two of its shards have the same name but for their folders")
     return places
+
+
+def _offer_of_foreign_file(document: object, part: Part, dialect: str) -> Offer:
+    task = described_alone(document, dialect)
+
+    def chunks() -> Iterator[bytes]:
+        with part.path.open("rb") as file:
+            while chunk := file.read(_FILE_CHUNK_BYTES):
+                yield chunk
+
+    return Offer(task, Model(), part.path.stat().st_size, chunks, model_file=part.file_name[-64:])
 
 
 def _offer_of_files(document: object, files: ModelFiles, dialect: str) -> Offer:

@@ -17,6 +17,7 @@ from learning.refusals import InvalidModel, MalformedMessage, StreamStalled, Too
 from rpc.chunks import chunk_parts, collect
 from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service.catalog import Catalog
+from services.task_service.foreign_files import converted_file
 from services.task_service.leftovers import Leftovers
 from services.task_service.task_changes import TaskChanges
 from services.task_service.task_news import TaskNews, TaskNewsItem
@@ -87,11 +88,10 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             raise MalformedMessage(problem="the first message must be a header")
         header = first.header
         task = task_from_proto(header.task)
-        offered = _model(header.model)
         if header.weights_size > self._max_bytes:
             raise TooLarge(limit_bytes=self._max_bytes)
         async with self._creations:
-            weights = await self._received(messages, size=header.weights_size)
+            offered, weights = await self._offered(header, messages)
             record = await self._catalog.create(
                 task, offered, weights or None, request_id=header.request_id, now=self._clock()
             )
@@ -99,6 +99,18 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return task_service_pb2.CreateTaskResponse(
             task=_task_message(record), weights_sha256=bytes.fromhex(record.initial_digest)
         )
+
+    async def _offered(
+        self,
+        header: task_service_pb2.CreateTaskRequest.Header,
+        messages: AsyncIterator[task_service_pb2.CreateTaskRequest],
+    ) -> tuple[Model, bytearray | bytes | None]:
+        """A model and its weights, or what is in a model's file."""
+        if not header.model_file:
+            offered = _model(header.model)
+            return offered, await self._received(messages, size=header.weights_size)
+        file = await self._received(messages, size=header.weights_size)
+        return await converted_file(header.model_file, file, max_bytes=self._max_bytes)
 
     async def _received(self, messages: AsyncIterator[task_service_pb2.CreateTaskRequest], *, size: int) -> bytearray:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
+import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,39 @@ def test_every_name_of_the_library_exists_and_others_do_not() -> None:
     assert all(getattr(disco_server, name) is not None for name in disco_server.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Dsico'"):
         disco_server.Dsico  # noqa: B018
+
+
+class SavedModel:
+    """What a model object of Keras can do, as far as we need it; a real one needs TensorFlow."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.saved_as = ""
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, filepath: str) -> None:
+        self.saved_as = Path(filepath).name
+        Path(filepath).write_bytes(self._data)
+
+
+@pytest.mark.parametrize(
+    ("file", "package", "name"),
+    [
+        ("keras/dense.keras", "keras.src.models.sequential", "model.keras"),
+        ("tf_keras/dense.h5", "tf_keras.src.engine", "model.h5"),
+    ],
+)
+async def test_model_object_of_keras_and_its_file_give_the_same_task(
+    disco: Disco, tmp_path: Path, file: str, package: str, name: str
+) -> None:
+    with zipfile.ZipFile(ROOT / "tests/services/task_service/conversion/saved_models.zip") as archive:
+        data = archive.read(file)
+    model = type("Sequential", (SavedModel,), {"__module__": package})(data)
+    (tmp_path / name).write_bytes(data)
+    await disco.add_task({**TASK, "id": "object"}, model)
+    await disco.add_task({**TASK, "id": "file"}, tmp_path / name)
+    weights = [next((tmp_path / "data/tasks" / task_id / "weights").iterdir()) for task_id in ("object", "file")]
+    assert model.saved_as == name
+    assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -78,6 +78,13 @@ async def test_model_as_a_client_encodes_it_may_be_a_part(http: httpx.AsyncClien
     assert len(services.tasks.created[0][1]) == 24
 
 
+async def test_file_of_keras_is_handed_to_the_task_service(http: httpx.AsyncClient, services: Services) -> None:
+    files = [*parts(None), ("model", ("my.KERAS", b"PK" * 300_000))]
+    assert (await http.post("/tasks", files=files)).status_code == 200
+    ((header, received),) = services.tasks.created
+    assert (header.model_file, header.weights_size, received) == ("my.KERAS", 600_000, b"PK" * 300_000)
+
+
 async def test_digest_of_the_task_is_checked_over_the_shards(http: httpx.AsyncClient, services: Services) -> None:
     files = [("group1-shard1of1.bin", WEIGHTS)]
     good = {**TASK, "digest": {"algorithm": "sha256", "value": hashlib.sha256(WEIGHTS).hexdigest()}}
@@ -115,7 +122,7 @@ async def test_everything_that_is_wrong_is_listed_with_its_path(http: httpx.Asyn
         (parts({"format": "graph-model"}), {"model": "it is a GraphModel"}),
         (parts(document([{"paths": ["../../etc/passwd"], "weights": []}])), {"model": "no name for a shard"}),
         (parts(document(), ("group1-shard1of1.bin", WEIGHTS[1:])), {"model": "have 39 bytes, its weights have 40"}),
-        ([*parts(None), ("model", ("m.keras", b"PK"))], {"model": "must be converted: disco-server models convert"}),
+        ([*parts(None), ("model", ("m.onnx", b"PK"))], {"model": "'m.onnx' cannot be read; send model.json"}),
         ([*parts(None), ("model", ("m", b"\x80"))], {"model": "it has no topology"}),
         ([*parts(None), ("model", ("model.json", b"{"))], {"model": "is not JSON"}),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import zipfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -308,3 +309,26 @@ async def test_a_stream_that_trickles_is_given_up(store: DirectoryBlobStore, mon
     async with _served(store) as stub:
         with pytest.raises(StreamStalled):
             await stub.CreateTask(trickling(), timeout=20)
+
+
+@pytest.mark.parametrize("file", ["keras/dense.keras", "tf_keras/dense.h5"])
+async def test_file_of_keras_becomes_the_model_of_a_task(stub: Stub, store: DirectoryBlobStore, file: str) -> None:
+    with zipfile.ZipFile(Path(__file__).parent / "conversion" / "saved_models.zip") as archive:
+        data = archive.read(file)
+    header = Request(
+        header=Request.Header(
+            task=task_to_proto(task()), weights_size=len(data), model_file=f"../x/{file}", request_id="r"
+        )
+    )
+    answer = await stub.CreateTask(iter([header, Request(weights_chunk=data)]))
+    again = await stub.CreateTask(iter([header, Request(weights_chunk=data)]))
+    record, kept = await Catalog(store, max_bytes=LIMIT).task(TaskId(answer.task.task_id))
+    assert kept.size > 10
+    assert record.initial_digest == answer.weights_sha256.hex() == again.weights_sha256.hex()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("m.pkl", "may end with"), ("m.h5", "cannot be used")])
+async def test_file_that_is_no_model_is_refused(stub: Stub, name: str, reason: str) -> None:
+    header = Request(header=Request.Header(task=task_to_proto(task()), weights_size=3, model_file=name))
+    with pytest.raises(InvalidModel, match=reason):
+        await stub.CreateTask(iter([header, Request(weights_chunk=b"abc")]))

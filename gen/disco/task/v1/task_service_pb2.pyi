@@ -204,11 +204,16 @@ class CreateTaskRequest(_message.Message):
         MODEL_FIELD_NUMBER: _builtins.int
         WEIGHTS_SIZE_FIELD_NUMBER: _builtins.int
         REQUEST_ID_FIELD_NUMBER: _builtins.int
+        MODEL_FILE_FIELD_NUMBER: _builtins.int
         weights_size: _builtins.int
-        """Bytes of weights that follow: 4 × the number of weights, or 0."""
+        """Bytes of weights that follow: 4 × the number of weights, or 0; with a `model_file`, its size."""
         request_id: _builtins.str
         """Chosen by the caller, the same on every attempt at one task; at most
         128 characters. Empty: an attempt that is repeated fails with TASK_ALREADY_EXISTS.
+        """
+        model_file: _builtins.str
+        """Name of a model's file that follows instead of weights; its end says what it is: ".h5", ".hdf5",
+        ".keras", ".safetensors". Empty: weights follow.
         """
         @_builtins.property
         def task(self) -> _task_pb2.Task:
@@ -216,7 +221,7 @@ class CreateTaskRequest(_message.Message):
 
         @_builtins.property
         def model(self) -> _task_pb2.Model:
-            """Its model."""
+            """Its model; ignored where there is a `model_file`."""
 
         def __init__(
             self,
@@ -225,17 +230,18 @@ class CreateTaskRequest(_message.Message):
             model: _task_pb2.Model | None = ...,
             weights_size: _builtins.int = ...,
             request_id: _builtins.str = ...,
+            model_file: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "task", b"task"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "task", b"task", "weights_size", b"weights_size"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_file", b"model_file", "request_id", b"request_id", "task", b"task", "weights_size", b"weights_size"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     HEADER_FIELD_NUMBER: _builtins.int
     WEIGHTS_CHUNK_FIELD_NUMBER: _builtins.int
     weights_chunk: _builtins.bytes
-    """Little-endian float32 values in the order of the weight specs, at most 1 MiB."""
+    """Little-endian float32 values in the order of the weight specs, or bytes of the `model_file`; at most 1 MiB."""
     @_builtins.property
     def header(self) -> Global___CreateTaskRequest.Header:
         """The first message."""

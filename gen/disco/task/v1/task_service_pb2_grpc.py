@@ -112,7 +112,8 @@ class TaskServiceServicer:
     def CreateTask(self, request_iterator, context):
         """Creates a task. The first message holds `header`, the others hold
         `weights_chunk`; no chunk at all means that the server initializes the
-        weights from the topology. Safe to send again with the same `request_id`:
+        weights from the topology. With `model_file` the chunks are that file, which is
+        converted in a process of its own, with limits. Safe to send again with the same `request_id`:
         the answer is then the same.
         Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is

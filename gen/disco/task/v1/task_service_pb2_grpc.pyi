@@ -52,7 +52,8 @@ class TaskServiceStub:
     CreateTask: _grpc.StreamUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
     """Creates a task. The first message holds `header`, the others hold
     `weights_chunk`; no chunk at all means that the server initializes the
-    weights from the topology. Safe to send again with the same `request_id`:
+    weights from the topology. With `model_file` the chunks are that file, which is
+    converted in a process of its own, with limits. Safe to send again with the same `request_id`:
     the answer is then the same.
     Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
@@ -118,7 +119,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     CreateTask: _aio.StreamUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]  # type: ignore[assignment]
     """Creates a task. The first message holds `header`, the others hold
     `weights_chunk`; no chunk at all means that the server initializes the
-    weights from the topology. Safe to send again with the same `request_id`:
+    weights from the topology. With `model_file` the chunks are that file, which is
+    converted in a process of its own, with limits. Safe to send again with the same `request_id`:
     the answer is then the same.
     Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
@@ -205,7 +207,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_service_pb2.CreateTaskResponse, _abc.Awaitable[_task_service_pb2.CreateTaskResponse]]:
         """Creates a task. The first message holds `header`, the others hold
         `weights_chunk`; no chunk at all means that the server initializes the
-        weights from the topology. Safe to send again with the same `request_id`:
+        weights from the topology. With `model_file` the chunks are that file, which is
+        converted in a process of its own, with limits. Safe to send again with the same `request_id`:
         the answer is then the same.
         Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
