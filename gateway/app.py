@@ -110,7 +110,7 @@ def create_app(
         bodies=bodies,
     )
     changes = TaskChangeRoutes(permission, task_service=clients.task_service(), directory=directory)
-    http.include_router(HistoryRoutes(clients.aggregator(), bodies=bodies).router())
+    http.include_router(HistoryRoutes(clients.aggregator(), clients.signaling(), bodies=bodies).router())
     http.include_router(tasks.router())
     http.include_router(changes.router())
     http.add_api_route("/healthz", _alive, methods=["GET"], tags=["health"], summary="Whether the process lives")

@@ -10,6 +10,7 @@ from typing import Any
 from disco.aggregator.v1.aggregator_service_pb2 import RefusedContribution
 from disco.aggregator.v1.round_pb2 import PrivacyAccount, Receipt, ReceiptKey, Round
 from disco.aggregator.v1.version_pb2 import Proof, Version
+from disco.signaling.v1.signaling_service_pb2 import PeerRound
 from disco.task.v1.policy_pb2 import Policy
 
 
@@ -44,6 +45,18 @@ def privacy_document(account: PrivacyAccount) -> dict[str, Any]:
         "noisy_versions": account.noisy_versions,
         "epsilon": account.epsilon,
     } | ({"next_epsilon": account.next_epsilon} if account.HasField("next_epsilon") else {})
+
+
+def peer_round_document(round: PeerRound) -> dict[str, Any]:
+    return {
+        "task_id": round.task_id,
+        "number": round.number,
+        "waiting": PeerRound.Waiting.Name(round.waiting).removeprefix("WAITING_").lower(),
+        "waiting_sentence": round.waiting_sentence,
+        "peers_present": round.peers_present,
+        "peers_ready": round.peers_ready,
+        "min_peers": round.min_peers,
+    }
 
 
 def policy_document(policy: Policy) -> dict[str, Any]:

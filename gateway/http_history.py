@@ -30,11 +30,13 @@ from disco.aggregator.v1.aggregator_service_pb2 import (
     ReadLedgerEntryRequest,
     ReadVersionRequest,
 )
+from disco.signaling.v1.signaling_service_pb2 import GetPeerRoundRequest
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from gateway.descriptions import JSON, OCTETS, TaskPath, answers
 from gateway.history_documents import (
+    peer_round_document,
     proof_document,
     receipt_key_document,
     refusal_document,
@@ -43,11 +45,13 @@ from gateway.history_documents import (
 )
 from gateway.http_bodies import FOR_GOOD, Bodies, ServedBody, StreamedBody
 from gateway.versions import IDLE_TIMEOUT_S
-from learning.refusals import MalformedMessage, StoreUnavailable
+from learning.refusals import MalformedMessage, StoreUnavailable, WrongScheme
+from learning.task import Scheme
 from rpc.channel import retrying
 
 if TYPE_CHECKING:
     from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
+    from disco.signaling.v1.signaling_service_pb2_grpc import SignalingServiceAsyncStub
 
 ANSWER_WITHIN_S = 5.0
 PEM = "application/x-pem-file"
@@ -79,8 +83,11 @@ RefusalPageToken = Annotated[
 class HistoryRoutes:
     """The routes and what they need."""
 
-    def __init__(self, aggregator: AggregatorServiceAsyncStub, *, bodies: Bodies) -> None:
+    def __init__(
+        self, aggregator: AggregatorServiceAsyncStub, signaling: SignalingServiceAsyncStub, *, bodies: Bodies
+    ) -> None:
         self._aggregator = aggregator
+        self._signaling = signaling
         self._bodies = bodies
 
     def router(self) -> APIRouter:
@@ -108,10 +115,22 @@ class HistoryRoutes:
         return router
 
     async def read_round(self, task_id: TaskPath) -> Response:
-        """Its number, the reason for which it waits, for programs and as a sentence, who is there, and its policy."""
-        request = GetRoundRequest(task_id=task_id)
-        answer = await retrying(lambda: self._aggregator.GetRound(request), seconds=ANSWER_WITHIN_S)
-        return Response(msgspec.json.encode(round_document(answer.round)), media_type=JSON, headers=_fresh())
+        """Its number, the reason for which it waits, for programs and as a sentence, and who is there; also of a
+        decentralized task."""
+        try:
+            request = GetRoundRequest(task_id=task_id)
+            answer = await retrying(lambda: self._aggregator.GetRound(request), seconds=ANSWER_WITHIN_S)
+            document = round_document(answer.round)
+        except WrongScheme as refusal:
+            if refusal.variables["scheme"] != Scheme.DECENTRALIZED.value:
+                raise
+            document = await self._peer_round(task_id)
+        return Response(msgspec.json.encode(document), media_type=JSON, headers=_fresh())
+
+    async def _peer_round(self, task_id: str) -> dict[str, Any]:
+        request = GetPeerRoundRequest(task_id=task_id)
+        answer = await retrying(lambda: self._signaling.GetPeerRound(request), seconds=ANSWER_WITHIN_S)
+        return peer_round_document(answer.round)
 
     async def list_refusals(
         self, task_id: TaskPath, page_size: RefusalPageSize = 0, page_token: RefusalPageToken = ""

@@ -11,13 +11,19 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
-from disco.signaling.v1.signaling_service_pb2 import ConnectRequest, ConnectResponse
+from disco.signaling.v1.signaling_service_pb2 import (
+    ConnectRequest,
+    ConnectResponse,
+    GetPeerRoundRequest,
+    GetPeerRoundResponse,
+)
 from disco.signaling.v1.signaling_service_pb2_grpc import SignalingServiceServicer
 from google.protobuf.duration_pb2 import Duration
 
 from learning.ids import PeerId, TaskId, peer_id, task_id, valid_id
 from learning.refusals import InvalidId, MalformedMessage
 from roundstore.peer_store import Signal
+from services.signaling.round_messages import peer_round_message
 from services.signaling.streams import Message, OpenStream, PeerList, SignalRefused
 from services.signaling.switchboard import Claim, Session, Switchboard
 from services.signaling.task_book import TaskBook
@@ -46,6 +52,12 @@ class SignalingServicer(SignalingServiceServicer):
             await self._converse(task.task_id, session.stream, requests, context)
         finally:
             await self._switchboard.disconnect(session.stream)
+
+    async def GetPeerRound(  # noqa: N802
+        self, request: GetPeerRoundRequest, context: object
+    ) -> GetPeerRoundResponse:
+        task = await self._tasks.find(task_id(request.task_id))
+        return GetPeerRoundResponse(round=peer_round_message(task, await self._switchboard.read_round(task.task_id)))
 
     async def _converse(
         self, task: TaskId, stream: OpenStream, requests: AsyncIterator[ConnectRequest], context: Context

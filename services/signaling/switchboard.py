@@ -30,6 +30,7 @@ import structlog
 
 from learning.decentralized import (
     Connected,
+    DecentralizedRound,
     Left,
     MarkedReady,
     PeerIdTaken,
@@ -115,6 +116,11 @@ class Switchboard:
         except BaseException:
             self._release(peers)
             raise
+
+    async def read_round(self, task_id: TaskId) -> DecentralizedRound:
+        """The round that gathers, as all replicas know it. Raises StoreUnavailable."""
+        with self._contact.watched():
+            return await self._store.read_round(task_id)
 
     async def mark_ready(self, stream: OpenStream, *, patience_s: float | None) -> None:
         """Tries until the mark is written or its peer's patience has ended. Raises PeerReplaced."""

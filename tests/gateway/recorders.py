@@ -19,10 +19,18 @@ from disco.signaling.v1 import signaling_service_pb2_grpc as sig_grpc
 from disco.task.v1 import task_service_pb2 as tasks
 from disco.task.v1 import task_service_pb2_grpc as tasks_grpc
 from disco.task.v1.task_pb2 import Model, WeightSpec
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from learning.refusals import NotInVersion, StoreUnavailable, TaskAlreadyExists, TaskNotFound, VersionNotFound
+from learning.refusals import (
+    NotInVersion,
+    StoreUnavailable,
+    TaskAlreadyExists,
+    TaskNotFound,
+    VersionNotFound,
+    WrongScheme,
+)
 from learning.task import DataKind, DisplayInformation, Scheme, Task, TrainingInformation
 from rpc.interceptors import CallInterceptor
 from rpc.metrics import CallMetrics
@@ -201,7 +209,28 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         return agg.LeaveTaskResponse(round=self.round(request.task_id))
 
     async def GetRound(self, request: Any, context: Any) -> Any:  # noqa: N802
+        scheme = self._store.find(request.task_id).task.scheme
+        if scheme is not Scheme.FEDERATED:
+            raise WrongScheme(task_id=request.task_id, scheme=scheme.value)
         return agg.GetRoundResponse(round=self.round(request.task_id))
+
+    async def ListRefusals(self, request: Any, context: Any) -> Any:  # noqa: N802
+        first = int(request.page_token.partition("-")[0] or 3)
+        numbers = range(first, max(first - (request.page_size or 20), 0), -1)
+        return agg.ListRefusalsResponse(
+            refusals=[
+                agg.RefusedContribution(
+                    participant_id="alice",
+                    round=number,
+                    reason="ROUND_STALE",
+                    sentence="Round 0 is over.",
+                    sha256=bytes(32),
+                    refuse_time=Timestamp(seconds=1_763_686_800),
+                )
+                for number in numbers
+            ],
+            next_page_token=f"{numbers[-1] - 1}-0" if numbers[-1] > 1 else "",
+        )
 
     async def WatchRounds(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         while True:
@@ -313,6 +342,19 @@ class SignalingRecorder(sig_grpc.SignalingServiceServicer):
         self.requests: dict[str, list[sig.ConnectRequest]] = {}
         self._streams: dict[str, asyncio.Queue[sig.ConnectResponse | None]] = {}
         self._next = 0
+
+    async def GetPeerRound(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return sig.GetPeerRoundResponse(
+            round=sig.PeerRound(
+                task_id=request.task_id,
+                number=4,
+                peers_present=3,
+                peers_ready=1,
+                min_peers=2,
+                waiting=sig.PeerRound.WAITING_READY_PEERS,
+                waiting_sentence="Round 4 waits for peers to be ready: 1 of at least 2; 3 are present.",
+            )
+        )
 
     async def Connect(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         first = await anext(aiter(requests))

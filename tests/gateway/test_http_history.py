@@ -30,6 +30,36 @@ async def test_a_round_is_told_with_what_it_waits_for(http: httpx.AsyncClient, s
     assert {"waiting_sentence", "participants", "contributions", "contributions_needed"} <= document.keys()
 
 
+async def test_a_round_of_peers_is_told_with_what_it_waits_for(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/tasks/dec/round")
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    assert answer.json() == {
+        "task_id": "dec",
+        "number": 4,
+        "waiting": "ready_peers",
+        "waiting_sentence": "Round 4 waits for peers to be ready: 1 of at least 2; 3 are present.",
+        "peers_present": 3,
+        "peers_ready": 1,
+        "min_peers": 2,
+    }
+
+
+async def test_refusals_are_listed_page_by_page(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/tasks/fed/refusals", params={"page_size": 2})
+    first = answer.json()
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    assert first["refusals"][0] == {
+        "participant_id": "alice",
+        "round": 3,
+        "reason": "ROUND_STALE",
+        "sentence": "Round 0 is over.",
+        "sha256": "00" * 32,
+        "refuse_time": "2025-11-21T01:00:00Z",
+    }
+    last = (await http.get("/tasks/fed/refusals", params={"page_token": first["next_page_token"]})).json()
+    assert ([each["round"] for each in last["refusals"]], last["next_page_token"]) == ([1], "")
+
+
 async def test_versions_are_listed_page_by_page(http: httpx.AsyncClient) -> None:
     answer = await http.get("/tasks/fed/versions", params={"page_size": 2})
     first = answer.json()

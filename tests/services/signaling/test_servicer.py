@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
 from disco.signaling.v1 import signaling_service_pb2_grpc
-from disco.signaling.v1.signaling_service_pb2 import ConnectRequest
+from disco.signaling.v1.signaling_service_pb2 import ConnectRequest, GetPeerRoundRequest, PeerRound
 
+from blobstore import task_updates
+from blobstore.directory import DirectoryBlobStore
 from learning.refusals import (
     InvalidId,
     MalformedMessage,
@@ -22,6 +25,7 @@ from learning.refusals import (
 from learning.task import Scheme
 from roundstore.peer_store import MemoryPeerStore
 from services.signaling import servicer
+from services.signaling.task_book import REMEMBERED_S
 from tests.services.signaling.peers import (
     TASK,
     Peer,
@@ -64,6 +68,36 @@ async def test_two_peers_are_introduced_and_exchange_signals(channel: grpc.aio.C
     await one.hears(lambda: len(one.signals) == 5)
     assert one.signals == [("2", b"\x00\xff %d" % number) for number in range(5)]
     assert (replica.signals("here"), replica.streams()) == (5, 2)
+
+
+async def test_round_says_what_it_waits_for(channel: grpc.aio.Channel, replica: Replica) -> None:
+    stub = signaling_service_pb2_grpc.SignalingServiceStub(channel)
+
+    async def told() -> PeerRound:
+        return (await stub.GetPeerRound(GetPeerRoundRequest(task_id=TASK))).round  # type: ignore[no-any-return]
+
+    assert await told() == PeerRound(
+        task_id=TASK,
+        min_peers=2,
+        waiting=PeerRound.WAITING_PEERS,
+        waiting_sentence="Round 0 waits for peers: 0 of at least 2 are present.",
+    )
+    one, two = await connected(channel, 2)
+    await one.mark_ready()
+
+    async def is_marked() -> bool:
+        return (await told()).peers_ready == 1
+
+    await eventually(is_marked)
+    gathering = await told()
+    assert (gathering.peers_present, gathering.waiting) == (2, PeerRound.WAITING_READY_PEERS)
+    assert "1 of at least 2" in gathering.waiting_sentence
+    await two.mark_ready()
+    await one.hears_list(0)
+    assert (await told()).number == 1
+    for task_id, kind in (("nope", TaskNotFound), ("federated", WrongScheme), ("../etc", InvalidId)):
+        with pytest.raises(kind):
+            await stub.GetPeerRound(GetPeerRoundRequest(task_id=task_id))
 
 
 async def test_peers_of_different_protocols_are_not_introduced(channel: grpc.aio.Channel) -> None:
@@ -260,3 +294,22 @@ async def test_a_process_that_stops_ends_its_streams_and_keeps_their_seats(tmp_p
 
 async def is_ready(store: MemoryPeerStore, peer_id: str) -> bool:
     return peer_id in (await store.read_round(TASK)).marks
+
+
+async def test_a_peer_of_a_deleted_task_hears_that_it_is_gone_when_it_is_ready_again(tmp_path: Path) -> None:
+    # What should happen: the stream ends with TASK_NOT_FOUND, and nobody comes in any more.
+    ahead = 0.0
+    await keep_task(tmp_path, a_task())
+    async with (
+        running_replica(MemoryPeerStore(), tmp_path, clock=lambda: time.time() + ahead) as replica,
+        channel_to(replica) as [channel],
+        DirectoryBlobStore(tmp_path) as blobs,
+    ):
+        peer = await Peer().connect(channel)
+        await task_updates.delete(blobs, TASK, request_id="", now=1.0)
+        ahead = REMEMBERED_S
+        await peer.mark_ready()
+        await peer.over()
+        assert isinstance(peer.error, TaskNotFound)
+        with pytest.raises(TaskNotFound):
+            await Peer().connect(channel)

@@ -25,33 +25,41 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*disco/signaling/v1/signaling_service.proto\x12\x12\x64isco.signaling.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb2\x04\n\x0e\x43onnectRequest\x12H\n\rstart_session\x18\x01 \x01(\x0b\x32/.disco.signaling.v1.ConnectRequest.StartSessionH\x00\x12\x42\n\nmark_ready\x18\x02 \x01(\x0b\x32,.disco.signaling.v1.ConnectRequest.MarkReadyH\x00\x12\x44\n\x0bsend_signal\x18\x03 \x01(\x0b\x32-.disco.signaling.v1.ConnectRequest.SendSignalH\x00\x12\x44\n\x0b\x65nd_session\x18\x04 \x01(\x0b\x32-.disco.signaling.v1.ConnectRequest.EndSessionH\x00\x1a\x85\x01\n\x0cStartSession\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07peer_id\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\t\x12\x12\n\nnext_round\x18\x04 \x01(\x04\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x15\n\rpeer_protocol\x18\x06 \x01(\t\x1a\x38\n\tMarkReady\x12+\n\x08patience\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a+\n\nSendSignal\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x1a\x0c\n\nEndSessionB\t\n\x07message\"\xd8\x04\n\x0f\x43onnectResponse\x12M\n\x0fsession_started\x18\x01 \x01(\x0b\x32\x32.disco.signaling.v1.ConnectResponse.SessionStartedH\x00\x12L\n\x0fpeers_for_round\x18\x02 \x01(\x0b\x32\x31.disco.signaling.v1.ConnectResponse.PeersForRoundH\x00\x12<\n\x06signal\x18\x03 \x01(\x0b\x32*.disco.signaling.v1.ConnectResponse.SignalH\x00\x12K\n\x0esignal_refused\x18\x04 \x01(\x0b\x32\x31.disco.signaling.v1.ConnectResponse.SignalRefusedH\x00\x1as\n\x0eSessionStarted\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x15\n\rsession_token\x18\x02 \x01(\t\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x15\n\rpeers_present\x18\x04 \x01(\x04\x12\x11\n\tmin_peers\x18\x05 \x01(\x04\x1a\x30\n\rPeersForRound\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x10\n\x08peer_ids\x18\x02 \x03(\t\x1a\'\n\x06Signal\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x1a\x42\n\rSignalRefused\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\tB\t\n\x07message2j\n\x10SignalingService\x12V\n\x07\x43onnect\x12\".disco.signaling.v1.ConnectRequest\x1a#.disco.signaling.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*disco/signaling/v1/signaling_service.proto\x12\x12\x64isco.signaling.v1\x1a\x1egoogle/protobuf/duration.proto\"&\n\x13GetPeerRoundRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"D\n\x14GetPeerRoundResponse\x12,\n\x05round\x18\x01 \x01(\x0b\x32\x1d.disco.signaling.v1.PeerRound\"\xbb\x02\n\tPeerRound\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x15\n\rpeers_present\x18\x04 \x01(\x04\x12\x13\n\x0bpeers_ready\x18\x05 \x01(\x04\x12\x11\n\tmin_peers\x18\x06 \x01(\x04\x12\x36\n\x07waiting\x18\x07 \x01(\x0e\x32%.disco.signaling.v1.PeerRound.Waiting\x12\x18\n\x10waiting_sentence\x18\x08 \x01(\t\"j\n\x07Waiting\x12\x17\n\x13WAITING_UNSPECIFIED\x10\x00\x12\x11\n\rWAITING_PEERS\x10\x01\x12\x17\n\x13WAITING_READY_PEERS\x10\x02\x12\x1a\n\x16WAITING_STANDING_GROUP\x10\x03\"\xb2\x04\n\x0e\x43onnectRequest\x12H\n\rstart_session\x18\x01 \x01(\x0b\x32/.disco.signaling.v1.ConnectRequest.StartSessionH\x00\x12\x42\n\nmark_ready\x18\x02 \x01(\x0b\x32,.disco.signaling.v1.ConnectRequest.MarkReadyH\x00\x12\x44\n\x0bsend_signal\x18\x03 \x01(\x0b\x32-.disco.signaling.v1.ConnectRequest.SendSignalH\x00\x12\x44\n\x0b\x65nd_session\x18\x04 \x01(\x0b\x32-.disco.signaling.v1.ConnectRequest.EndSessionH\x00\x1a\x85\x01\n\x0cStartSession\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07peer_id\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\t\x12\x12\n\nnext_round\x18\x04 \x01(\x04\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x15\n\rpeer_protocol\x18\x06 \x01(\t\x1a\x38\n\tMarkReady\x12+\n\x08patience\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a+\n\nSendSignal\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x1a\x0c\n\nEndSessionB\t\n\x07message\"\xd8\x04\n\x0f\x43onnectResponse\x12M\n\x0fsession_started\x18\x01 \x01(\x0b\x32\x32.disco.signaling.v1.ConnectResponse.SessionStartedH\x00\x12L\n\x0fpeers_for_round\x18\x02 \x01(\x0b\x32\x31.disco.signaling.v1.ConnectResponse.PeersForRoundH\x00\x12<\n\x06signal\x18\x03 \x01(\x0b\x32*.disco.signaling.v1.ConnectResponse.SignalH\x00\x12K\n\x0esignal_refused\x18\x04 \x01(\x0b\x32\x31.disco.signaling.v1.ConnectResponse.SignalRefusedH\x00\x1as\n\x0eSessionStarted\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x15\n\rsession_token\x18\x02 \x01(\t\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x15\n\rpeers_present\x18\x04 \x01(\x04\x12\x11\n\tmin_peers\x18\x05 \x01(\x04\x1a\x30\n\rPeersForRound\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x10\n\x08peer_ids\x18\x02 \x03(\t\x1a\'\n\x06Signal\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x1a\x42\n\rSignalRefused\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\tB\t\n\x07message2\xcd\x01\n\x10SignalingService\x12V\n\x07\x43onnect\x12\".disco.signaling.v1.ConnectRequest\x1a#.disco.signaling.v1.ConnectResponse(\x01\x30\x01\x12\x61\n\x0cGetPeerRound\x12\'.disco.signaling.v1.GetPeerRoundRequest\x1a(.disco.signaling.v1.GetPeerRoundResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'disco.signaling.v1.signaling_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONNECTREQUEST']._serialized_start=99
-  _globals['_CONNECTREQUEST']._serialized_end=661
-  _globals['_CONNECTREQUEST_STARTSESSION']._serialized_start=400
-  _globals['_CONNECTREQUEST_STARTSESSION']._serialized_end=533
-  _globals['_CONNECTREQUEST_MARKREADY']._serialized_start=535
-  _globals['_CONNECTREQUEST_MARKREADY']._serialized_end=591
-  _globals['_CONNECTREQUEST_SENDSIGNAL']._serialized_start=593
-  _globals['_CONNECTREQUEST_SENDSIGNAL']._serialized_end=636
-  _globals['_CONNECTREQUEST_ENDSESSION']._serialized_start=638
-  _globals['_CONNECTREQUEST_ENDSESSION']._serialized_end=650
-  _globals['_CONNECTRESPONSE']._serialized_start=664
-  _globals['_CONNECTRESPONSE']._serialized_end=1264
-  _globals['_CONNECTRESPONSE_SESSIONSTARTED']._serialized_start=979
-  _globals['_CONNECTRESPONSE_SESSIONSTARTED']._serialized_end=1094
-  _globals['_CONNECTRESPONSE_PEERSFORROUND']._serialized_start=1096
-  _globals['_CONNECTRESPONSE_PEERSFORROUND']._serialized_end=1144
-  _globals['_CONNECTRESPONSE_SIGNAL']._serialized_start=1146
-  _globals['_CONNECTRESPONSE_SIGNAL']._serialized_end=1185
-  _globals['_CONNECTRESPONSE_SIGNALREFUSED']._serialized_start=1187
-  _globals['_CONNECTRESPONSE_SIGNALREFUSED']._serialized_end=1253
-  _globals['_SIGNALINGSERVICE']._serialized_start=1266
-  _globals['_SIGNALINGSERVICE']._serialized_end=1372
+  _globals['_GETPEERROUNDREQUEST']._serialized_start=98
+  _globals['_GETPEERROUNDREQUEST']._serialized_end=136
+  _globals['_GETPEERROUNDRESPONSE']._serialized_start=138
+  _globals['_GETPEERROUNDRESPONSE']._serialized_end=206
+  _globals['_PEERROUND']._serialized_start=209
+  _globals['_PEERROUND']._serialized_end=524
+  _globals['_PEERROUND_WAITING']._serialized_start=418
+  _globals['_PEERROUND_WAITING']._serialized_end=524
+  _globals['_CONNECTREQUEST']._serialized_start=527
+  _globals['_CONNECTREQUEST']._serialized_end=1089
+  _globals['_CONNECTREQUEST_STARTSESSION']._serialized_start=828
+  _globals['_CONNECTREQUEST_STARTSESSION']._serialized_end=961
+  _globals['_CONNECTREQUEST_MARKREADY']._serialized_start=963
+  _globals['_CONNECTREQUEST_MARKREADY']._serialized_end=1019
+  _globals['_CONNECTREQUEST_SENDSIGNAL']._serialized_start=1021
+  _globals['_CONNECTREQUEST_SENDSIGNAL']._serialized_end=1064
+  _globals['_CONNECTREQUEST_ENDSESSION']._serialized_start=1066
+  _globals['_CONNECTREQUEST_ENDSESSION']._serialized_end=1078
+  _globals['_CONNECTRESPONSE']._serialized_start=1092
+  _globals['_CONNECTRESPONSE']._serialized_end=1692
+  _globals['_CONNECTRESPONSE_SESSIONSTARTED']._serialized_start=1407
+  _globals['_CONNECTRESPONSE_SESSIONSTARTED']._serialized_end=1522
+  _globals['_CONNECTRESPONSE_PEERSFORROUND']._serialized_start=1524
+  _globals['_CONNECTRESPONSE_PEERSFORROUND']._serialized_end=1572
+  _globals['_CONNECTRESPONSE_SIGNAL']._serialized_start=1574
+  _globals['_CONNECTRESPONSE_SIGNAL']._serialized_end=1613
+  _globals['_CONNECTRESPONSE_SIGNALREFUSED']._serialized_start=1615
+  _globals['_CONNECTRESPONSE_SIGNALREFUSED']._serialized_end=1681
+  _globals['_SIGNALINGSERVICE']._serialized_start=1695
+  _globals['_SIGNALINGSERVICE']._serialized_end=1900
 # @@protoc_insertion_point(module_scope)

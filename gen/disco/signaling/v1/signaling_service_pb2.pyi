@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,135 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class GetPeerRoundRequest(_message.Message):
+    """Request of GetPeerRound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Which task."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPeerRoundRequest: _TypeAlias = GetPeerRoundRequest  # noqa: Y015
+
+@_typing.final
+class GetPeerRoundResponse(_message.Message):
+    """Answer of GetPeerRound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def round(self) -> Global___PeerRound:
+        """The round."""
+
+    def __init__(
+        self,
+        *,
+        round: Global___PeerRound | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPeerRoundResponse: _TypeAlias = GetPeerRoundResponse  # noqa: Y015
+
+@_typing.final
+class PeerRound(_message.Message):
+    """One gathering of peers in a decentralized task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Waiting:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _WaitingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PeerRound._Waiting.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        WAITING_UNSPECIFIED: PeerRound._Waiting.ValueType  # 0
+        """Nothing is known."""
+        WAITING_PEERS: PeerRound._Waiting.ValueType  # 1
+        """Fewer than `min_peers` are present."""
+        WAITING_READY_PEERS: PeerRound._Waiting.ValueType  # 2
+        """Fewer than `min_peers` are ready."""
+        WAITING_STANDING_GROUP: PeerRound._Waiting.ValueType  # 3
+        """Those of the last group who are still present and not ready yet: a group does not shrink
+        while its members are there.
+        """
+
+    class Waiting(_Waiting, metaclass=_WaitingEnumTypeWrapper):
+        """What the round waits for."""
+
+    WAITING_UNSPECIFIED: PeerRound.Waiting.ValueType  # 0
+    """Nothing is known."""
+    WAITING_PEERS: PeerRound.Waiting.ValueType  # 1
+    """Fewer than `min_peers` are present."""
+    WAITING_READY_PEERS: PeerRound.Waiting.ValueType  # 2
+    """Fewer than `min_peers` are ready."""
+    WAITING_STANDING_GROUP: PeerRound.Waiting.ValueType  # 3
+    """Those of the last group who are still present and not ready yet: a group does not shrink
+    while its members are there.
+    """
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PEERS_PRESENT_FIELD_NUMBER: _builtins.int
+    PEERS_READY_FIELD_NUMBER: _builtins.int
+    MIN_PEERS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    WAITING_SENTENCE_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Which task."""
+    number: _builtins.int
+    """Number of the round, from 0."""
+    revision: _builtins.int
+    """Grows with every change of the round."""
+    peers_present: _builtins.int
+    """Peers present now."""
+    peers_ready: _builtins.int
+    """Peers that are ready."""
+    min_peers: _builtins.int
+    """Peers that must be ready before a round begins."""
+    waiting: Global___PeerRound.Waiting.ValueType
+    """What the round waits for, for programs. Where peers speak several protocols with
+    each other, what those wait for who are nearest to a group.
+    """
+    waiting_sentence: _builtins.str
+    """The same as one sentence for people."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        number: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        peers_present: _builtins.int = ...,
+        peers_ready: _builtins.int = ...,
+        min_peers: _builtins.int = ...,
+        waiting: Global___PeerRound.Waiting.ValueType = ...,
+        waiting_sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_peers", b"min_peers", "number", b"number", "peers_present", b"peers_present", "peers_ready", b"peers_ready", "revision", b"revision", "task_id", b"task_id", "waiting", b"waiting", "waiting_sentence", b"waiting_sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerRound: _TypeAlias = PeerRound  # noqa: Y015
 
 @_typing.final
 class ConnectRequest(_message.Message):

@@ -41,6 +41,11 @@ class SignalingServiceStub:
                 request_serializer=disco_dot_signaling_dot_v1_dot_signaling__service__pb2.ConnectRequest.SerializeToString,
                 response_deserializer=disco_dot_signaling_dot_v1_dot_signaling__service__pb2.ConnectResponse.FromString,
                 _registered_method=True)
+        self.GetPeerRound = channel.unary_unary(
+                '/disco.signaling.v1.SignalingService/GetPeerRound',
+                request_serializer=disco_dot_signaling_dot_v1_dot_signaling__service__pb2.GetPeerRoundRequest.SerializeToString,
+                response_deserializer=disco_dot_signaling_dot_v1_dot_signaling__service__pb2.GetPeerRoundResponse.FromString,
+                _registered_method=True)
 
 
 class SignalingServiceServicer:
@@ -61,6 +66,14 @@ class SignalingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPeerRound(self, request, context):
+        """Reads the round that gathers its peers, and what it waits for.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SignalingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -68,6 +81,11 @@ def add_SignalingServiceServicer_to_server(servicer, server):
                     servicer.Connect,
                     request_deserializer=disco_dot_signaling_dot_v1_dot_signaling__service__pb2.ConnectRequest.FromString,
                     response_serializer=disco_dot_signaling_dot_v1_dot_signaling__service__pb2.ConnectResponse.SerializeToString,
+            ),
+            'GetPeerRound': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPeerRound,
+                    request_deserializer=disco_dot_signaling_dot_v1_dot_signaling__service__pb2.GetPeerRoundRequest.FromString,
+                    response_serializer=disco_dot_signaling_dot_v1_dot_signaling__service__pb2.GetPeerRoundResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -99,6 +117,33 @@ class SignalingService:
             '/disco.signaling.v1.SignalingService/Connect',
             disco_dot_signaling_dot_v1_dot_signaling__service__pb2.ConnectRequest.SerializeToString,
             disco_dot_signaling_dot_v1_dot_signaling__service__pb2.ConnectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPeerRound(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.signaling.v1.SignalingService/GetPeerRound',
+            disco_dot_signaling_dot_v1_dot_signaling__service__pb2.GetPeerRoundRequest.SerializeToString,
+            disco_dot_signaling_dot_v1_dot_signaling__service__pb2.GetPeerRoundResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,10 @@ class SignalingServiceStub:
     PEER_REPLACED (a newer stream took the session over), SLOW_CONSUMER,
     STORE_UNAVAILABLE, SHUTDOWN.
     """
+    GetPeerRound: _grpc.UnaryUnaryMultiCallable[_signaling_service_pb2.GetPeerRoundRequest, _signaling_service_pb2.GetPeerRoundResponse]
+    """Reads the round that gathers its peers, and what it waits for.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, STORE_UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class SignalingServiceAsyncStub(SignalingServiceStub):
@@ -60,6 +64,10 @@ class SignalingServiceAsyncStub(SignalingServiceStub):
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE,
     PEER_REPLACED (a newer stream took the session over), SLOW_CONSUMER,
     STORE_UNAVAILABLE, SHUTDOWN.
+    """
+    GetPeerRound: _aio.UnaryUnaryMultiCallable[_signaling_service_pb2.GetPeerRoundRequest, _signaling_service_pb2.GetPeerRoundResponse]  # type: ignore[assignment]
+    """Reads the round that gathers its peers, and what it waits for.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, STORE_UNAVAILABLE.
     """
 
 class SignalingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -80,6 +88,16 @@ class SignalingServiceServicer(metaclass=_abc_1.ABCMeta):
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE,
         PEER_REPLACED (a newer stream took the session over), SLOW_CONSUMER,
         STORE_UNAVAILABLE, SHUTDOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPeerRound(
+        self,
+        request: _signaling_service_pb2.GetPeerRoundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_signaling_service_pb2.GetPeerRoundResponse, _abc.Awaitable[_signaling_service_pb2.GetPeerRoundResponse]]:
+        """Reads the round that gathers its peers, and what it waits for.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, STORE_UNAVAILABLE.
         """
 
 def add_SignalingServiceServicer_to_server(servicer: SignalingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
