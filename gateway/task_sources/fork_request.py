@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.descriptions import ID_PATTERN
 from learning.refusals import InvalidTask
+from learning.task import MAX_TEXT
 
 MAX_FORK_BYTES: Final = 64 * 1024
 _MAX_VERSION: Final = 2**63 - 1
@@ -18,9 +20,19 @@ FORK: Final[dict[str, Any]] = {
                 "type": "object",
                 "required": ["id"],
                 "properties": {
-                    "id": {"type": "string", "description": "Id of the new task."},
-                    "title": {"type": "string", "description": "What it is called. Absent: as the other one."},
-                    "version": {"type": "integer", "minimum": 0, "description": "Absent: the newest."},
+                    "id": {
+                        "type": "string",
+                        "description": "Id of the new task.",
+                        "pattern": ID_PATTERN,
+                        "maxLength": 128,
+                    },
+                    "title": {"type": "string", "maxLength": MAX_TEXT, "description": "Absent: as the other one."},
+                    "version": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "maximum": _MAX_VERSION,
+                        "description": "Absent: the newest.",
+                    },
                 },
             }
         }

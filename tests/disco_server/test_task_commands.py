@@ -85,6 +85,10 @@ async def test_task_is_added_shown_exported_forked_and_added_again(system: Syste
     titles = [task["displayInformation"]["taskTitle"] for task in await ran("tasks", "list")]
     assert titles == ["Digits of scikit-learn", "Wine", "Wine", "Third"]
     assert "There is no task none" in (await ran("tasks", "show", "none", code=1))["error"]
+    for task_id in ("wine", "wine2", "wine3"):
+        assert (await ran("tasks", "remove", task_id, "--yes", **token))["sentence"] == f"Deleted task {task_id}."
+    assert [task["id"] for task in await ran("tasks", "list")] == ["digits"]
+    assert "There is no task wine" in (await ran("tasks", "remove", "wine", "--yes", code=1, **token))["error"]
 
 
 @pytest.mark.asyncio(loop_scope="module")
