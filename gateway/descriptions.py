@@ -35,6 +35,7 @@ _DETAILS = {
     422: "INVALID_REQUEST: a number or a digest that is none",
     429: "TOO_MANY_UPLOADS: from one address in a minute; `Retry-After` says when to try again",
     500: "STORED_DATA_DAMAGED, INTERNAL: see the server's log",
+    501: "PRIVACY_NOT_ACCOUNTED: the server lacks a library that the task needs",
     503: "STORE_UNAVAILABLE: try again",
     507: "QUOTA_EXCEEDED, STORAGE_FULL",
 }

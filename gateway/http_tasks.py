@@ -121,7 +121,7 @@ class TaskRoutes:
             methods=["POST"],
             summary="Creates a task",
             response_class=Response,
-            responses=answers(["text/plain; charset=utf-8"], 403, 408, 409, 413, 429, 507),
+            responses=answers(["text/plain; charset=utf-8"], 403, 408, 409, 413, 429, 501, 507),
             openapi_extra={"requestBody": CREATION},
         )
         router.add_api_route(
@@ -130,7 +130,7 @@ class TaskRoutes:
             methods=["POST"],
             summary="Creates a task from a version of this one",
             response_class=Response,
-            responses=answers([JSON], 403, 408, 409, 413, 429, 507),
+            responses=answers([JSON], 403, 408, 409, 413, 429, 501, 507),
             openapi_extra={"requestBody": FORK},
         )
         router.add_api_route(
