@@ -64,6 +64,7 @@ class System:
             "DISCO_AGGREGATOR_METRICS_PORT": "0",
             "DISCO_SIGNALING_METRICS_PORT": "0",
             "DISCO_DATA_DIR": str(self.data_dir),
+            "DISCO_UPLOADS_PER_MINUTE": "0",
             **self.settings,
         }
         self.log: IO[bytes] | None = None
