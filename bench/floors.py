@@ -20,8 +20,12 @@ KERNEL_WEIGHTS = 1_000_000
 GB = 1e9
 
 
-def loopback(total: int = 8 * COPIED_BYTES) -> float:
+def loopback(total: int = 2 * COPIED_BYTES, *, times: int = 9) -> float:
     """Bytes per second of one copy through a loopback TCP socket, sender and receiver on a core each."""
+    return max(_copied_through_loopback(total) for _ in range(times))
+
+
+def _copied_through_loopback(total: int) -> float:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sender = socket.create_connection(listener.getsockname())
         receiver, _ = listener.accept()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import floors
+from bench.memory import Peak
 from bench.rows import Result, Row, Use
 from bench.serving import CONNECTIONS, Serving
 from bench.uploads import Uploads
 
+Say = Callable[..., None]
+"""Takes lines."""
+
+START, END = "<!-- measured: make bench writes this -->", "<!-- end of what was measured -->"
 PACKAGES = ("grpcio", "numpy", "uvicorn", "uvloop", "websockets", "msgspec", "redis")
 PROCESSES = ("gateway", "aggregator", "redis")
 
@@ -24,6 +30,24 @@ COST_HEADER = """\
 | dialect, clients × weights | CPU ms per contribution: gateway / aggregator / redis \
 | cores: gateway / aggregator / clients / others | peak MB: gateway / aggregator | MB more per round |
 |---|---|---|---|---|"""
+
+MEMORY_HEADER = """\
+| memory of an aggregator | MB at most | model, MB | 3 × model + 200 MB |
+|---|---|---|---|"""
+
+
+class Page:
+    """A page with a part that is written anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before, start, rest = path.read_text().partition(START)
+        _, end, self._after = rest.partition(END)
+        if not start or not end:
+            raise SystemExit(f"{path} has no line {START}, or no line {END} after it.")
+
+    def write(self, said: str) -> None:
+        self._path.write_text(f"{self._before}{START}\n\n{said.strip()}\n\n{END}{self._after}")
 
 
 def machine() -> str:
@@ -37,7 +61,9 @@ def machine() -> str:
         platform.machine(),
     )
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    return f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, {versions}\n"
+    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    system = f"Linux {platform.release()}, load {os.getloadavg()[0]:.1f} at the start"
+    return f"{today}. {os.cpu_count()} cores ({model}), {system}, Python {platform.python_version()}, {versions}.\n"
 
 
 def floors_table() -> str:
@@ -91,6 +117,31 @@ def uploads_line(measured: Uploads) -> str:
         f"{measured.used:.0%} used; the aggregator spends {1 / core:.2f} CPU seconds on a GB "
         f"({core:.3f} GB/s per core)."
     )
+
+
+def large_model_line(peak: Peak) -> str:
+    """The first round, and those after it."""
+    return "\n".join(
+        (
+            _memory_line(f"{peak.model_mb:.0f} MB, two senders at a time", peak.later_mb, peak),
+            _memory_line("the same where sums need two limbs (all weights below 1/8)", peak.first_mb, peak),
+        )
+    )
+
+
+def participants_line(found: tuple[int, Peak]) -> str:
+    participants, peak = found
+    return _memory_line(f"{participants} participants of a round", max(peak.first_mb, peak.later_mb), peak)
+
+
+def rounds_line(rounds: int, use: Use) -> str:
+    """As the other rows, for the middle and the last round."""
+    after = f"{use.middle_mb:.1f} after {rounds // 2}, {use.last_mb:.1f} after {rounds}"
+    return _line((f"{rounds} rounds of 2 × 10 k", after, "0.04", "200"))
+
+
+def _memory_line(what: str, mb: float, peak: Peak) -> str:
+    return _line((what, f"{mb:.1f}", f"{peak.model_mb:g}", f"{3 * peak.model_mb + 200:.0f}"))
 
 
 def serving_line(measured: Serving) -> str:

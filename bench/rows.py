@@ -32,10 +32,13 @@ class Row:
     upstream_rounds: float
     upstream_p50_ms: float
     upstream_used: float | None
+    aggregators: int = 1
+    rounds_limit: int = ROUNDS_LIMIT
 
     @property
     def name(self) -> str:
-        return f"{self.clients} × {self.model}"
+        several = f", {self.aggregators} aggregators" if self.aggregators > 1 else ""
+        return f"{self.clients} × {self.model}{several}"
 
 
 ROWS = (
@@ -44,6 +47,7 @@ ROWS = (
     Row("float32", 10, "1 M", 3.1, 319, None),
     Row("float32", 32, "1 M", 0.95, 988, None),
     Row("float32", 100, "100 k", 2.9, 331, None),
+    Row("float32", 10, "1 M", 3.1, 319, None, aggregators=2),
     Row("byte array", 2, "10 k", 31, 27, 0.99),
     Row("byte array", 10, "10 k", 5.7, 121, 0.20),
     Row("byte array", 10, "1 M", 0.07, 11_800, 0.20),
@@ -59,6 +63,9 @@ class Use:
     cpu_share: float
     cpu_ms: float
     peak_mb: float
+    middle_mb: float
+    """After half of the rounds."""
+    last_mb: float
     growth_mb: float
     """Over the second half of the rounds."""
 
@@ -94,10 +101,10 @@ class _Sample:
 async def measure(row: Row, *, seconds: float) -> Result:
     """Runs the row on a system of its own."""
     contribution = _prepared(row)
-    with system.running() as running:
+    with system.running(aggregators=row.aggregators) as running:
         tasks.create(running.task_service, TASK_ID, model=row.model, participants=row.clients)
         floor = floors.loopback()
-        course = Course(contribution, ROUNDS_LIMIT, seconds)
+        course = Course(contribution, row.rounds_limit, seconds)
         samples: list[_Sample] = []
         sampling = asyncio.create_task(_sample(running, course, samples))
         try:
@@ -162,5 +169,7 @@ def _use(name: str, samples: Sequence[_Sample], clients: int) -> Use:
         cpu_share=spent / (last.at - first.at),
         cpu_ms=spent * 1e3 / max(1, (last.rounds - first.rounds) * clients),
         peak_mb=last.costs[name].peak_bytes / 1e6,
+        middle_mb=middle.costs[name].rss_bytes / 1e6,
+        last_mb=last.costs[name].rss_bytes / 1e6,
         growth_mb=grown / 1e6 / max(1, last.rounds - middle.rounds),
     )

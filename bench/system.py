@@ -44,13 +44,25 @@ class System:
     task_service: str
     aggregator: str
     data_dir: Path
-    pids: dict[str, int]
+    pids: dict[str, list[int]]
+    """By name; there may be several aggregators."""
 
     def cost(self, name: str) -> Cost:
-        return cost_of(self.pids[name])
+        """Of all processes of that name: what they used together, and the memory of the largest one."""
+        costs = [cost_of(pid) for pid in self.pids[name]]
+        return Cost(
+            sum(cost.cpu_s for cost in costs),
+            max(cost.rss_bytes for cost in costs),
+            max(cost.peak_bytes for cost in costs),
+        )
+
+    def forget_peak(self, name: str) -> None:
+        """From now on the peak of its memory begins anew."""
+        for pid in self.pids[name]:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def costs(self) -> dict[str, Cost]:
-        return {name: cost_of(pid) for name, pid in self.pids.items()}
+        return {name: self.cost(name) for name in self.pids}
 
 
 def cost_of(pid: int) -> Cost:
@@ -71,12 +83,13 @@ def machine_cpu_s() -> float:
 
 
 @contextmanager
-def running() -> Iterator[System]:
+def running(*, aggregators: int = 1) -> Iterator[System]:
     """A system, until the block ends; its directory goes with it."""
     ports = find_free([WantedPort(f"DISCO_{word}_PORT", "", "127.0.0.1", 0) for word in WORDS])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DISCO_")}
     for word, port in zip(WORDS, ports, strict=True):
         environment |= {f"DISCO_{word}_PORT": str(port), f"DISCO_{word}_METRICS_PORT": "0"}
+    environment["DISCO_AGGREGATORS"] = str(aggregators)
     environment |= {"DISCO_DEFAULT_TASKS": "none", "DISCO_DURABILITY": "second", "DISCO_LOG_LEVEL": "warning"}
     with tempfile.TemporaryDirectory(prefix="disco-bench-") as folder:
         log = Path(folder, "system.log")
@@ -94,7 +107,11 @@ def running() -> Iterator[System]:
             yield System(ports[0], addresses[1], addresses[2], Path(folder, "data"), _pids(launcher.pid))
         finally:
             launcher.send_signal(signal.SIGINT)
-            launcher.wait(STOP_S)
+            try:
+                launcher.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                launcher.kill()
+                raise
 
 
 def _wait_until_ready(port: int, launcher: subprocess.Popen[bytes], *, log: Path) -> None:
@@ -108,9 +125,9 @@ def _wait_until_ready(port: int, launcher: subprocess.Popen[bytes], *, log: Path
     sys.exit("The system did not start:\n" + log.read_text(errors="replace"))
 
 
-def _pids(launcher: int) -> dict[str, int]:
+def _pids(launcher: int) -> dict[str, list[int]]:
     """Process ids by name, `redis` among them."""
-    found = {}
+    found: dict[str, list[int]] = {}
     for folder in Path("/proc").iterdir():
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
@@ -122,5 +139,5 @@ def _pids(launcher: int) -> dict[str, int]:
             if name is None and b"redis" in words[0]:
                 name = "redis"
             if name is not None:
-                found[name] = int(folder.name)
+                found.setdefault(name, []).append(int(folder.name))
     return found

@@ -15,7 +15,7 @@ from learning.ids import TaskId
 
 CALL_S = 30.0
 DEADLINE_S = 300
-MODELS = {"10 k": (99, 100), "100 k": (999, 100), "1 M": (9_999, 100)}
+MODELS = {"10 k": (99, 100), "100 k": (999, 100), "1 M": (9_999, 100), "25 M": (249_999, 100)}
 """Inputs and units of a dense layer; it has (inputs + 1) × units weights."""
 
 Shapes = tuple[tuple[int, ...], ...]

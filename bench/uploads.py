@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
-from disco.aggregator.v1.aggregator_service_pb2 import GetRoundRequest, SubmitContributionRequest
+from disco.aggregator.v1.aggregator_service_pb2 import (
+    GetRoundRequest,
+    SubmitContributionRequest,
+    WatchRoundsRequest,
+)
 from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceStub
 
 from bench import floors, system, tasks
@@ -49,7 +53,7 @@ async def measure(*, seconds: float) -> Uploads:
         tasks.create(running.task_service, TASK_ID, model=MODEL, participants=MANY)
         floor = floors.loopback()
         async with grpc.aio.insecure_channel(running.aggregator) as channel:
-            sending = _Sending(channel)
+            sending = Sending(channel, MODEL)
             await sending.send()
             sending.seconds.clear()
             before, started = running.cost("aggregator").cpu_s, time.perf_counter()
@@ -68,14 +72,15 @@ async def measure(*, seconds: float) -> Uploads:
     )
 
 
-class _Sending:
+class Sending:
     """Sends the same weights in the name of ever new participants; the messages are made before it is measured."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, model: str) -> None:
         self._stub: AggregatorServiceAsyncStub = AggregatorServiceStub(channel)
-        self.weights = np.random.default_rng(1).normal(0, 0.05, tasks.size_of(MODEL)).astype("<f4").tobytes()
+        self.weights = np.random.default_rng(1).normal(0, 0.05, tasks.size_of(model)).astype("<f4").tobytes()
         self._digest = hashlib.sha256(self.weights).digest()
         self._chunks = [SubmitContributionRequest(weights_chunk=chunk) for chunk in chunks_of(self.weights)]
+        self._round = 0
         self.participants = 0
         self.seconds: list[float] = []
 
@@ -87,7 +92,10 @@ class _Sending:
         """Contributes once; returns with the receipt."""
         self.participants += 1
         header = SubmitContributionRequest.Header(
-            task_id=TASK_ID, participant_id=f"sender-{self.participants}", round=0, sha256=self._digest
+            task_id=TASK_ID,
+            participant_id=f"sender-{self.participants}",
+            round=self._round,
+            sha256=self._digest,
         )
         started = time.perf_counter()
         requests = iter([SubmitContributionRequest(header=header), *self._chunks])
@@ -98,3 +106,10 @@ class _Sending:
         """Contributions in the open round."""
         answer = await self._stub.GetRound(GetRoundRequest(task_id=TASK_ID), timeout=CALL_S)
         return answer.round.contributions
+
+    async def closed(self) -> None:
+        """Returns when the round is over; the next contributions are for the one after it."""
+        async for answer in self._stub.WatchRounds(WatchRoundsRequest(task_id=TASK_ID), timeout=CALL_S):
+            if answer.round.number > self._round:
+                self._round = answer.round.number
+                return
