@@ -17,7 +17,7 @@ from learning.ids import TaskId
 from learning.privacy import CentralPrivacy
 from learning.refusals import PrivacyBudgetSpent
 from privacy.accountant import epsilon_of
-from services.aggregator.rounds import Rounds
+from services.aggregator.rounds import MAX_CACHED_TASKS, Rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class PrivacyAccounts:
         standing = await asyncio.to_thread(
             _standing, privacy, _noisy_versions(entry)
         )  # the first one imports a library
+        if len(self._newest) >= MAX_CACHED_TASKS:
+            self._newest.clear()  # they are read again
         self._newest[task_id] = key, standing
         return standing
 
