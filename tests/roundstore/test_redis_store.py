@@ -10,14 +10,15 @@ import pytest
 import pytest_asyncio
 import redis.asyncio
 
-from learning.federated import RoundMoved
+from learning.federated import Contribution, RoundMoved
+from learning.ids import ParticipantId
 from learning.policy import Policy
 from learning.refusals import StoredDataDamaged, StoreUnavailable
 from roundstore import redis_keys
 from roundstore.memory_store import MemoryRoundStore
 from roundstore.redis_settings import connect
 from roundstore.redis_store import METADATA_ROUNDS, RedisRoundStore
-from roundstore.store import RoundStore
+from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, RoundStore
 from tests.redis_process import RedisProcess
 from tests.roundstore.store_contract import (
     ALICE,
@@ -32,6 +33,7 @@ from tests.roundstore.store_contract import (
     RoundStoreContract,
     a_contribution,
     a_pointer,
+    a_refusal,
     an_admission,
     closing,
     contributed,
@@ -317,3 +319,17 @@ async def test_a_thousand_members_are_one_group(store: RedisRoundStore) -> None:
     status = await store.join(TASK, [member.participant_id for member in group], lease_until=10.0, now=3.0)
     assert (status.participants, status.absent_contributors) == (1000, 0)
     assert (await store.expire_leases(TASK, now=10.0)).absent_contributors == 1000
+
+
+async def test_no_flood_of_contributions_or_refusals_fills_redis(
+    redis_client: redis.asyncio.Redis, store: RedisRoundStore
+) -> None:
+    await store.open_round(TASK, Policy(), number=7, now=1.0)
+    for start in range(0, 2 * NORMS_KEPT, 64):
+        group = [Contribution(ParticipantId(f"p{start + n}"), "x", 7, 1, norm=1.0) for n in range(64)]
+        pointer = a_pointer(start + 64, start + 64)
+        await store.commit_group(TASK, epoch=EPOCH, number=7, pointer=pointer, group=group, now=2.0)
+        await store.note_refusals(TASK, [a_refusal(n) for n in range(64)])
+    assert await redis_client.llen(redis_keys.norms(TASK)) == NORMS_KEPT
+    assert await redis_client.xlen(redis_keys.refusals(TASK)) == REFUSALS_KEPT
+    assert 7 * 24 * 3600 < await redis_client.ttl(redis_keys.refusals(TASK)) <= redis_keys.REFUSALS_TTL_S

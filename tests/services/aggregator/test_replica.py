@@ -18,7 +18,7 @@ COUNT = 12
 POLICY = Policy(min_participants=COUNT, quorum_share=None, quorum_count=COUNT, deadline_s=600, staleness_weights=(1,))
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 3])
+@pytest.mark.parametrize("replicas", [1, 2, 5, 16])
 async def test_version_is_the_exact_mean_however_many_replicas_shared_the_work(
     store: RedisRoundStore, tmp_path: Path, replicas: int
 ) -> None:

@@ -33,6 +33,7 @@ from learning.refusals import (
     TaskNotFound,
     TooLarge,
     VersionNotFound,
+    WeightsOutOfBound,
     WrongScheme,
 )
 from learning.task import Scheme
@@ -44,6 +45,7 @@ from tests.services.aggregator.room import (
     TASK,
     WAIT_S,
     Member,
+    exact_mean,
     octets,
     opened,
     weights_of,
@@ -59,6 +61,10 @@ Part = aggregator_service_pb2.SubmitContributionRequest
 def header(weights: bytes = A, **changes: Any) -> Part:
     fields = {"task_id": TASK, "participant_id": "a", "sha256": hashlib.sha256(weights).digest(), **changes}
     return Part(header=Header(**fields))
+
+
+def chunks(*pieces: bytes) -> list[Part]:
+    return [Part(weights_chunk=piece) for piece in pieces]
 
 
 async def stream(member: Member, *parts: Part) -> round_pb2.Receipt:
@@ -198,6 +204,13 @@ async def test_same_weights_from_another_round_are_another_contribution(store: R
         ([header(), Part(weights_chunk=A[:-4])], InvalidWeights),
         ([header(), Part(weights_chunk=A), Part(weights_chunk=b"1234")], InvalidWeights),
         ([header(), Part(weights_chunk=B)], DigestMismatch),
+        ([header(), Part(weights_chunk=A[:-3])], InvalidWeights),
+        ([header(), *chunks(A[16:32], A[:16], A[32:])], DigestMismatch),
+        ([header(), *chunks(A[:16], A[:16], A[32:])], DigestMismatch),
+        ([header(), *chunks(A[:16], A[:16], A[16:])], InvalidWeights),
+        ([header(), *chunks(A[:16], b"", A[16:])], MalformedMessage),
+        ([header(), Part(weights_chunk=A[:16]), header(), Part(weights_chunk=A[16:])], MalformedMessage),
+        ([header(sha256=bytes(32)), Part(weights_chunk=A)], DigestMismatch),
     ],
 )
 async def test_broken_stream_is_refused_and_its_sender_may_try_again(
@@ -217,6 +230,22 @@ async def test_silent_sender_is_let_go_of(store: RedisRoundStore, tmp_path: Path
         with pytest.raises(StreamStalled):
             await stream_without_an_end(member, *parts)
         assert member.replica.memory.lent == 0
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+async def test_weight_at_the_bound_is_admitted_and_the_next_float_is_refused(
+    store: RedisRoundStore, tmp_path: Path, sign: float
+) -> None:
+    # The largest weight of the tensor is 2, so 2^11 is what fits.
+    inside, outside = (octets([sign * weight, *BASE[1:]]) for weight in (2048.0, 2048.000244140625))
+    async with opened(store, tmp_path, QUORUM_OF_TWO) as room, room.member() as member:
+        with pytest.raises(WeightsOutOfBound) as refusal:
+            await member.submit("a", outside)
+        assert refusal.value.variables == {"tensor": SPECS[0].name, "bound": "2048"}
+        await member.submit("a", inside)
+        await member.submit("b", A)
+        await member.reaches(1)
+        assert await member.version(1) == (1, exact_mean(octets(BASE), [(inside, 4), (A, 4)]))
 
 
 async def test_sender_who_vanishes_frees_its_memory(store: RedisRoundStore, tmp_path: Path) -> None:
