@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from learning.ids import ReplicaId
 from learning.policy import Policy
 from learning.refusals import StoredDataDamaged, VersionNotFound
 from roundstore.redis_store import RedisRoundStore
+from services.aggregator.open_sums import OpenSum
 from tests.services.aggregator.room import BASE, TASK, Member, Room, exact_mean, octets, opened, weights_of
 from tests.services.aggregator.troubled_store import Held, Method, TroubledStore
 from tests.waiting import eventually
@@ -301,3 +303,19 @@ async def test_lease_is_longer_for_larger_models(store: RedisRoundStore, tmp_pat
         assert status.closer == ReplicaId(closer.replica.replica_id)
         assert status.closer_until is not None
         assert now + 10 <= status.closer_until <= room.clock() + 10.1
+
+
+async def test_a_closer_does_not_hold_the_sum_of_the_round_beside_the_one_it_reads(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    held: list[int] = []
+
+    async def look(call: Method) -> Any:
+        gc.collect()
+        held.append(sum(isinstance(thing, OpenSum) for thing in gc.get_objects()))
+        return await call()
+
+    async with a_due_round(store, tmp_path) as (room, member, troubled):
+        troubled.trouble("read_closing", look)
+        assert await member.replica.closing.close(await room.status())
+    assert held == [0]
