@@ -133,6 +133,7 @@ class TaskRoutes:
             responses=answers([JSON], 403, 408, 409, 413, 429, 501, 507),
             openapi_extra={"requestBody": FORK},
         )
+        router.add_api_route("/tasks/{task_id}/fork", _only_post, methods=["GET"], include_in_schema=False)
         router.add_api_route(
             "/tasks/{task_id}/{file}",
             self.read_file,
@@ -201,6 +202,14 @@ class TaskRoutes:
         self._directory.forget_list()
         _log.info("task.created", task_id=offer.task.task_id)
         return PlainTextResponse("Successful task upload")
+
+
+async def _only_post() -> Response:
+    """Else it would be taken for the name of a file."""
+    detail = "A task is forked with POST. The routes are listed at /docs."
+    answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
+    answer.headers["Allow"] = "OPTIONS, POST"
+    return answer
 
 
 def _rendering(request: Request) -> Rendering:

@@ -139,7 +139,7 @@ class Fetcher:
             raise NotFetchedError(f"is larger than {limit_bytes} bytes")
         size = 0
         with path.open("xb") as file:
-            async for piece in _unpacked(answer):
+            async for piece in unpacked(answer):
                 size += len(piece)
                 if size > limit_bytes:
                     raise NotFetchedError(f"is larger than {limit_bytes} bytes")
@@ -172,7 +172,7 @@ def _location(url: httpx.URL, answer: httpx.Response) -> str:
         raise NotFetchedError("redirects to what is no URL") from None
 
 
-async def _unpacked(answer: httpx.Response) -> AsyncIterator[bytes]:
+async def unpacked(answer: httpx.Response) -> AsyncIterator[bytes]:
     """The bytes of the body in small pieces, whatever it was compressed with, and however much it swells."""
     encoding = answer.headers.get("content-encoding", "identity").lower()
     if encoding == "identity":
@@ -187,6 +187,8 @@ async def _unpacked(answer: httpx.Response) -> AsyncIterator[bytes]:
             while packed:
                 yield unpacking.decompress(packed, _CHUNK_BYTES)
                 packed = unpacking.unconsumed_tail
+        while piece := unpacking.decompress(b"", _CHUNK_BYTES):
+            yield piece
     except zlib.error:
         raise NotFetchedError("is not the gzip that it claims to be") from None
     if not unpacking.eof:

@@ -54,7 +54,7 @@ def read_fork(document: object) -> ForkWish:
     if not isinstance(document, dict):
         raise InvalidTask(field="id", problem="is missing: the body is no object")
     problems = []
-    wanted, title, version = document.get("id"), document.get("title") or "", document.get("version")
+    wanted, title, version = document.get("id"), document.get("title", ""), document.get("version")
     if not isinstance(wanted, str):
         problems.append(("id", "is missing" if wanted is None else "is not a text"))
     if not isinstance(title, str):

@@ -230,3 +230,12 @@ async def test_url_that_is_not_public_is_refused_unless_it_is_named(http: httpx.
         found = await errors(http, parts(None, task=task))
     assert "not public" in found["trainingInformation.modelURL"]
     assert server.requests == []
+
+
+async def test_task_is_forked_with_post_alone(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/tasks/fed/fork")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
+    answer = await http.post("/tasks/fed/fork", json={"id": 5, "title": [], "version": -1})
+    assert [error["path"] for error in answer.json()["errors"]] == ["id", "title", "version"]
+    answer = await http.post("/tasks/fed/fork", content=b"[]")
+    assert [error["path"] for error in answer.json()["errors"]] == ["id"]

@@ -6,10 +6,11 @@ import asyncio
 import gzip
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway.task_sources.allowed_addresses import networks
-from gateway.task_sources.fetching import Fetcher, FetchTimes, NotFetchedError
+from gateway.task_sources.fetching import Fetcher, FetchTimes, NotFetchedError, unpacked
 from tests.gateway.task_sources.file_server import FileServer, answer
 
 HERE = networks("127.0.0.0/8")
@@ -171,6 +172,23 @@ async def test_what_is_compressed_counts_as_it_is_unpacked(tmp_path: Path) -> No
         assert await reason(fetcher, f"{url}/cut", tmp_path / "h", limit_bytes=1 << 30) == "breaks off"
         assert "is not the gzip" in await reason(fetcher, f"{url}/bad", tmp_path / "i")
         assert "was not asked for" in await reason(fetcher, f"{url}/br", tmp_path / "j")
+
+
+async def test_what_swells_is_unpacked_in_small_pieces() -> None:
+    body = bytes(5 << 20)
+    answer = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=_Bytes(gzip.compress(body)))
+    sizes = [len(piece) async for piece in unpacked(answer)]
+    assert (sum(sizes), max(sizes)) == (len(body), 1 << 16)
+
+
+class _Bytes(httpx.AsyncByteStream):
+    """A body that comes at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._data
 
 
 async def test_other_answers_and_broken_ones_are_refused(tmp_path: Path) -> None:
