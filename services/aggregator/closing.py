@@ -284,6 +284,9 @@ class Closing:
         )
         entry = await off_loop(HASHED_BYTES * len(entry.contributions), ledger.with_root, entry)
         await records.write_version(self._blobs, status.task_id, weights, entry, replace=replace)
+        if entry.privacy is not None:
+            # Before anybody is told of it: what was seen and then lost would have spent what no ledger states.
+            await self._blobs.settle()
         self._rounds.fresh.keep(status.task_id, digest, weights)
         return _counted(entry, status)
 

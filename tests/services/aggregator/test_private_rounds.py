@@ -180,6 +180,36 @@ async def test_closer_that_dies_between_two_steps_leaves_the_same_noise_to_the_n
             assert (await other.round()).privacy.noisy_versions == 1
 
 
+async def test_a_noisy_version_is_safe_from_a_loss_of_power_before_anybody_is_told_of_it(
+    store: RedisRoundStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubled, happened = TroubledStore(store), []
+    async with opened(store, tmp_path, PAIRS, aggregation=AGGREGATION) as room:
+        write, settle = room.blobs.write, room.blobs.settle
+
+        async def told_write(name: str, parts: Any, **options: Any) -> None:
+            await write(name, parts, **options)
+            happened.append(name.split("/")[2] if name.startswith("tasks/") else "")
+
+        async def told_settle() -> None:
+            await settle()
+            happened.append("settled")
+
+        async def told_finish(call: Method) -> Any:
+            happened.append("told")
+            return await call()
+
+        monkeypatch.setattr(room.blobs, "write", told_write)
+        monkeypatch.setattr(room.blobs, "settle", told_settle)
+        troubled.trouble("finish_closing", told_finish)
+        async with room.member(troubled, attending=False) as closer:
+            for who, seed in (("a", 0), ("b", 1)):
+                await closer.submit(who, weights_of(seed))
+            happened.clear()
+            assert await closer.replica.closing.close(await room.status())
+    assert [what for what in happened if what] == ["weights", "versions", "settled", "told"]
+
+
 async def test_a_server_optimizer_takes_its_step_along_the_noisy_mean(store: RedisRoundStore, tmp_path: Path) -> None:
     aggregation = Aggregation(AggregationRule.FEDAVGM, server_learning_rate=0.5, privacy=PRIVACY)
     async with opened(store, tmp_path, PAIRS, aggregation=aggregation) as room, room.member() as member:
