@@ -52,6 +52,11 @@ def test_a_copy_of_the_packages_passes(copy: Path) -> None:
         ("learning/policy.py", "from rpc import status", "Processes stand on the shared packages"),
         ("rpc/server.py", "import redis", "How processes talk knows nothing of stores"),
         ("roundstore/store.py", "import grpc", "Stores know nothing of gRPC"),
+        (
+            "services/task_service/conversion/converting.py",
+            "from services.task_service.conversion import keras_archive",
+            "Files of strangers are read in a process of its own",
+        ),
     ],
 )
 def test_an_import_that_breaks_a_contract_is_noticed(copy: Path, module: str, line: str, contract: str) -> None:
