@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ from learning.refusals import StoredDataDamaged, VersionNotFound
 
 UNSAFE_S = 10.0
 """What was written so long before something else is safe from a loss of power that followed."""
-LOOKS = 3
+LOOKS, MOST_LOOKS = 3, 20
 CHUNK_BYTES = 4 << 20
 INLINE_BYTES = 256 << 10
 _log = structlog.stdlib.get_logger("blobstore")
@@ -114,12 +115,15 @@ async def _has_state(store: BlobStore, task_id: TaskId, entry: LedgerEntry) -> b
 
 async def is_lost(store: BlobStore, name: str, digest: str, kind: Callable[[], Any] = hashlib.sha256) -> bool:
     """Whether a blob is gone, or holds other bytes: the same ones as often as it is read."""
-    found = {await _digest_of(store, name, kind)}
-    for _ in range(LOOKS - 1):
-        if digest in found or len(found) > 1:
-            return False  # whoever reads other bytes each time has trouble with reading, which may pass
-        found.add(await _digest_of(store, name, kind))
-    return found != {digest} and len(found) == 1
+    found: Counter[str] = Counter()
+    for _ in range(MOST_LOOKS):
+        read = await _digest_of(store, name, kind)
+        found[read] += 1
+        if read == digest:
+            return False
+        if found[read] == LOOKS:
+            return True
+    return False  # whoever reads other bytes each time has trouble with reading, which may pass
 
 
 async def _digest_of(store: BlobStore, name: str, kind: Callable[[], Any]) -> str:

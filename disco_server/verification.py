@@ -46,16 +46,21 @@ def read_entry(data: bytes) -> LedgerEntry:
         raise Failed("entry", "The entry is no ledger entry of Disco.") from None
 
 
-def verify_receipt(receipt: Receipt, entry: LedgerEntry, proof: Proof, *, pem: bytes) -> str:
-    """What is proved. Raises Failed."""
+def verify_receipt(receipt: Receipt, entry: LedgerEntry, proof: Proof | None, *, pem: bytes) -> str:
+    """What is proved. Raises Failed; in the step "lost" where the entry says that the contribution is.
+
+    There is no proof for what is lost, so none is needed to find that out.
+    """
     statement = receipt.statement
     signed = _encoded(statement)
     _check_signature(receipt, signed, pem)
-    _check_entry(statement, entry)
+    index = _check_entry(statement, entry)
+    if proof is None:
+        raise Failed("leaf", "The entry states this contribution, but its proof is missing.")
     leaf = merkle.leaf_hash(signed)
     _require(proof.leaf == leaf, "leaf", "The leaf of the proof is not what the receipt states.")
     _require(
-        proof.version == entry.version and proof.index == statement.position,
+        proof.version == entry.version and proof.index == index,
         "leaf",
         "The proof is of another version, or of another place in it, than the receipt states.",
     )
@@ -175,7 +180,7 @@ def check_statements(entry: LedgerEntry) -> None:
     """What an entry states of its contributions fits together. Raises Failed."""
     lines, number = entry.contributions, entry.version
     _require(
-        [line.position for line in lines] == list(range(len(lines)))
+        _is_numbered(entry)
         and len({line.participant_id for line in lines}) == len(lines)
         and all(line.weight > 0 for line in lines),
         "contributions",
@@ -215,7 +220,15 @@ def _check_signature(receipt: Receipt, signed: bytes, pem: bytes) -> None:
         raise Failed("signature", "The signature does not fit what the receipt states.") from None
 
 
-def _check_entry(statement: Statement, entry: LedgerEntry) -> None:
+def _is_numbered(entry: LedgerEntry) -> bool:
+    """Whether the contributions stand in the order of their positions, and only those are missing that are lost."""
+    positions = [line.position for line in entry.contributions]
+    given = {*positions, *(line.position for line in entry.lost)}
+    return positions == sorted(set(positions)) and given.issuperset(range(max(positions, default=-1) + 1))
+
+
+def _check_entry(statement: Statement, entry: LedgerEntry) -> int:
+    """The place of the contribution among those of the entry."""
     _require(
         entry.task_id == statement.task_id and entry.version == statement.round + 1,
         "entry",
@@ -223,12 +236,17 @@ def _check_entry(statement: Statement, entry: LedgerEntry) -> None:
         f"version {statement.round + 1} of {statement.task_id}.",
     )
     check_statements(entry)
-    lines = entry.contributions
-    _require(
-        statement.position < len(lines) and ledger.statement(entry, lines[statement.position]) == statement,
-        "entry",
-        "The entry does not state this contribution at the position of the receipt.",
-    )
+    for index, line in enumerate(entry.contributions):
+        if line.position == statement.position and ledger.statement(entry, line) == statement:
+            return index
+    if any(ledger.statement(entry, line) == statement for line in entry.lost):
+        raise Failed(
+            "lost",
+            f"The contribution of {statement.participant_id} to round {statement.round} of {statement.task_id} was "
+            f"acknowledged, and is lost: to a loss of power or a broken disk in that round. The entry of version "
+            f"{entry.version} names it, and it is not counted.",
+        )
+    raise Failed("entry", "The entry does not state this contribution at the position of the receipt.")
 
 
 def _encoded(statement: Statement) -> bytes:

@@ -26,8 +26,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Says it for programs: veri
 def receipt(
     receipt_file: Annotated[Path, typer.Argument(help="The receipt.", metavar="RECEIPT.json")],
     entry: Entry,
-    proof: Annotated[Path, typer.Option(help="GET …/versions/N/proof?digest=…", metavar="PROOF.json")],
     key: Annotated[Path, typer.Option(help="GET /receipt-key.pem", metavar="KEY.pem")],
+    proof: Annotated[
+        Path | None, typer.Option(help="GET …/versions/N/proof?digest=…; none for what is lost.", metavar="PROOF.json")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Checks that a receipt is genuine and its contribution in the version: signature, entry, leaf, path, root."""
@@ -37,7 +39,7 @@ def receipt(
         return verification.verify_receipt(
             proof_files.read_receipt(receipt_file),
             verification.read_entry(proof_files.read_bytes(entry)),
-            proof_files.read_proof(proof),
+            proof_files.read_proof(proof) if proof else None,
             pem=proof_files.read_bytes(key),
         )
 

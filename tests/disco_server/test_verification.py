@@ -140,6 +140,48 @@ def failed(step: str, code: int, said: dict[str, Any]) -> bool:
 # Receipts
 
 
+def without_bob(entry: LedgerEntry) -> LedgerEntry:
+    """His contribution is lost, and the others keep their positions."""
+    alice, bob, carol = entry.contributions
+    return ledger.with_root(replace(entry, contributions=(alice, carol), total_weight=5, lost=(bob,)))
+
+
+def test_a_receipt_of_a_lost_contribution_is_told_from_a_lie(files: Files) -> None:
+    files.write_entry(without_bob(files.entry))
+    arguments = ["receipt", files.path("receipt.json"), "--entry", files.path("entry.json"), "--key"]
+    code, said = files.verify(*arguments, files.path("key.pem"))
+    assert failed("lost", code, said)
+    assert said["sentence"] == (
+        "The contribution of bob to round 6 of titanic was acknowledged, and is lost: to a loss of power or a broken "
+        "disk in that round. The entry of version 7 names it, and it is not counted."
+    )
+    files.write("receipt.json", json.dumps(files.receipt(weight=1)).encode())
+    assert failed("signature", *files.verify(*arguments, files.path("key.pem")))
+    files.write_entry(replace(without_bob(files.entry), lost=()))
+    files.write("receipt.json", json.dumps(files.receipt()).encode())
+    assert failed("contributions", *files.verify(*arguments, files.path("key.pem")))
+
+
+def test_whoever_contributed_behind_a_lost_contribution_is_counted_at_the_same_position(files: Files) -> None:
+    files.position = 2
+    files.write("receipt.json", json.dumps(files.receipt()).encode())
+    files.write("proof.json", json.dumps(files.proof()).encode())
+    assert files.verify_receipt()[0] == 0
+    whole, left = files.entry, without_bob(files.entry)
+    files.write_entry(left)
+    leaves = ledger.leaves(left)
+    path = [step.hex() for step in merkle.inclusion_proof(leaves, 1)]
+    proof = files.proof(index=1, tree_size=2, path=path, root=left.merkle_root)
+    files.write("proof.json", json.dumps(proof).encode())
+    assert files.verify_receipt()[0] == 0
+    assert whole.contributions[2].position == 2
+
+
+def test_a_counted_contribution_needs_a_proof(files: Files) -> None:
+    arguments = ["receipt", files.path("receipt.json"), "--entry", files.path("entry.json")]
+    assert failed("leaf", *files.verify(*arguments, "--key", files.path("key.pem")))
+
+
 def test_a_genuine_receipt_is_counted(files: Files) -> None:
     assert files.verify_receipt() == (
         0,
