@@ -22,6 +22,7 @@ import redis.asyncio
 import redis.exceptions
 
 from blobstore.settings import Durability
+from disco_server.append_only_file import mend
 from disco_server.cannot_start import CannotStart
 from disco_server.processes import ProcessPlan
 
@@ -43,6 +44,8 @@ class EmbeddedRedis:
         self._durability = durability
         self._socket_directory = _short_directory()
         self._on_disk: dict[Path, Signature] = {}
+        self.mended: list[Path] = []
+        """Files that a loss of power had torn, and that were cut."""
 
     @property
     def url(self) -> str:
@@ -50,12 +53,13 @@ class EmbeddedRedis:
         return f"unix://{self._socket_directory / 'redis.sock'}"
 
     def plan(self, environment: Mapping[str, str]) -> ProcessPlan:
-        """How to start it. Raises CannotStart."""
+        """How to start it, and its files mended. Raises CannotStart."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CannotStart(f"{self._directory} cannot be created: {error.strerror}.") from error
         program = find_program(environment.get("PATH", ""), multi_part=(self._directory / "appendonlydir").exists())
+        self.mended = mend(program, self._directory)
         options = {
             "port": "0",
             "unixsocket": str(self._socket_directory / "redis.sock"),

@@ -104,7 +104,10 @@ class Launcher:
         if redis is None:
             await _wait_for_redis(self._settings.redis_url)
         else:
-            await self._supervisor.start(redis.plan(environment))
+            plan = redis.plan(environment)
+            for path in redis.mended:
+                self._screen.say(f"A loss of power had torn {path}: it was cut, and is kept as {path.name}.torn.")
+            await self._supervisor.start(plan)
             environment["DISCO_REDIS_URL"] = redis.url
         self._screen.say("Starting the services.")
         await self._supervisor.start(*system.service_plans(environment))

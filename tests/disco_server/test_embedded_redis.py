@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,36 @@ async def store(server: EmbeddedRedis, key: str, *, value: str) -> int:
     async with redis.asyncio.Redis.from_url(server.url) as client:
         await client.set(key, value)
         return int((await client.info("server"))["process_id"])
+
+
+@pytest.mark.parametrize(
+    ("tear", "is_cut"),
+    [
+        (lambda data: data[:-7], False),  # that much Redis does by itself
+        (lambda data: data + bytes(4096), True),
+        (lambda data: data + b"\x93 no command\r\n" + bytes(100) + b"\r\n", True),
+        (lambda data: data[: -len(b"after\r\n")] + bytes(len(b"after\r\n")), True),
+        (lambda data: data, False),
+    ],
+    ids=["cut off", "zeros behind", "garbage behind", "zeros inside", "whole"],
+)
+async def test_redis_starts_with_all_whole_commands_of_a_file_that_a_loss_of_power_tore(
+    supervisor: Supervisor, server: EmbeddedRedis, tmp_path: Path, tear: Callable[[bytes], bytes], is_cut: bool
+) -> None:
+    await supervisor.start(server.plan(os.environ))
+    await store(server, "before", value="kept")
+    await store(server, "last", value="after")
+    await supervisor.stop()
+    file = tmp_path / "redis" / "appendonly.aof"
+    whole = file.read_bytes()
+    file.write_bytes(tear(whole))
+    again = EmbeddedRedis(tmp_path / "redis", durability="second")
+    await supervisor.start(again.plan(os.environ))
+    assert again.mended == ([file] if is_cut else [])
+    assert (tmp_path / "redis" / "appendonly.aof.torn").exists() is is_cut
+    assert await value_of(again, "before") == b"kept"
+    assert await value_of(again, "last") in ((b"after",) if tear(whole).startswith(whole) else (None,))
+    again.close()
 
 
 async def test_killed_redis_comes_back_with_everything_it_acknowledged(
