@@ -150,17 +150,16 @@ class Closing:
 
         Raises RoundMoved, StoredDataDamaged.
         """
-        attempts_left, replace = READ_ATTEMPTS, False
+        attempts_left = READ_ATTEMPTS
         while True:
             closing = await self._store.read_closing(status.task_id, epoch=status.epoch, number=status.number)
             if await self._rounds.is_behind(closing.status):
                 return await self._published_before(closing)
             try:
-                return await self._make_version(closing, replace=replace)
+                # An entry that is there now is no version, but what a loss of power left.
+                return await self._make_version(closing, replace=await self._rounds.has_next_entry(closing.status))
             except BlobExists:
-                # Either the round store forgot this round while it was closed, and its successor was faster, or there
-                # is an entry that is no version, left by a loss of power.
-                replace = not await self._rounds.is_behind(closing.status)
+                continue  # the round store forgot this round while it was closed, and its successor was faster
             except Unreadable as unreadable:
                 # Perhaps the round moved on and its sums are deleted; reading the round again says so.
                 _log.error("sum.damaged", task_id=status.task_id, number=status.number, blob=unreadable.blob)

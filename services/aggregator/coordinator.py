@@ -104,6 +104,8 @@ class Coordinator:
                 await asyncio.sleep(attendance.longer_pause())
             except DiscoError as error:
                 _log.error("round.stuck", task_id=task_id, reason=error.reason, sentence=str(error))
+                attendance.met = None
+                self._salvage.forget(task_id)  # something is lost, perhaps: it is looked at anew
                 await asyncio.sleep(FAULT_S)
             # The pump: whatever goes wrong with one look, the round must be looked at again.
             except Exception:  # noqa: BLE001

@@ -174,12 +174,18 @@ class Rounds:
 
         A round that was closed since `status` was read looks the same: read it again.
         """
+        # A loss of power leaves entries that are no versions; the round is closed to one in their place.
+        return await self.has_next_entry(status) and await whole.is_whole(
+            self._blobs, status.task_id, status.number + 1
+        )
+
+    async def has_next_entry(self, status: RoundStatus) -> bool:
+        """Whether there is an entry where that of the round's version will be, whole or not."""
         try:
             await self._blobs.size(names.ledger_entry(status.task_id, status.number + 1))
         except BlobMissing:
             return False
-        # A loss of power leaves versions that are none; the round is closed to one in their place.
-        return await whole.is_whole(self._blobs, status.task_id, status.number + 1)
+        return True
 
     async def newest_version(self, task_id: TaskId) -> int:
         """The number of the newest version that can be gone on from."""

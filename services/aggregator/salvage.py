@@ -69,7 +69,7 @@ class Salvage:
                     self._met.add(task_id)
 
     def forget(self, task_id: TaskId) -> None:
-        """The round store was gone for a while: it may have lost its newest writes."""
+        """Looks anew: the store was gone for a while and may have lost its newest writes, or something is damaged."""
         self._met.discard(task_id)
 
     async def _has_changed(self, status: RoundStatus) -> bool:

@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 
 from learning.federated import Admission, RoundStatus, State
 from learning.ids import ParticipantId, TaskId
-from learning.refusals import DigestMismatch, DiscoError, Refusal, StreamStalled, TaskNotFound, TooLarge, WrongScheme
+from learning.refusals import (
+    DigestMismatch,
+    DiscoError,
+    Refusal,
+    StoredDataDamaged,
+    StreamStalled,
+    TaskNotFound,
+    TooLarge,
+    WrongScheme,
+)
 from learning.weighing import as_collecting, weight_of
 from roundstore.store import RoundStore
 from rpc.chunks import collect
@@ -76,6 +85,8 @@ class Submissions:
             self.refused_unheard(refusal)
             raise
         except DiscoError as error:
+            if isinstance(error, StoredDataDamaged):
+                self._salvage.forget(announced.task_id)
             self._metrics.contributions.labels(error.reason).inc()
             if isinstance(error, Refusal):
                 self._note(announced, error)
