@@ -72,6 +72,7 @@ class FederatedCalls:
         dialect: Dialect,
         metrics: GatewayMetrics,
         deliver: Callable[[Event], None],
+        end: Callable[[DiscoError], None] | None = None,
     ) -> None:
         self._task_id = task_id
         self._participant_id = participant_id
@@ -81,6 +82,7 @@ class FederatedCalls:
         self._dialect = dialect
         self._metrics = metrics
         self._deliver = deliver
+        self._end = end
         self._metadata_turn = asyncio.Lock()
 
     async def run(self, call: Call) -> None:
@@ -103,7 +105,7 @@ class FederatedCalls:
         self._deliver(RoundSeen(round))
 
     async def _join(self) -> None:
-        self._hub.enter(self._task_id, self._participant_id, self._round_seen)
+        self._hub.enter(self._task_id, self._participant_id, self._round_seen, self._end)
         request = JoinTaskRequest(task_id=self._task_id, participant_id=self._participant_id)
         try:
             answer = await retrying(lambda: self._aggregator.JoinTask(request), seconds=ANSWER_WITHIN_S)

@@ -22,7 +22,7 @@ from disco.aggregator.v1.aggregator_service_pb2 import GetRoundRequest, RenewLea
 from disco.aggregator.v1.round_pb2 import Round
 
 from gateway.sessions.federated_terms import RoundView
-from learning.refusals import DiscoError
+from learning.refusals import DiscoError, TaskNotFound
 from rpc.channel import retrying
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ LONGEST_PAUSE_S = 5.0
 MAX_PARTICIPANTS_PER_CALL = 10_000
 
 Listener = Callable[[RoundView], None]
+Gone = Callable[[DiscoError], None]
 
 _log = structlog.stdlib.get_logger("gateway")
 
@@ -56,14 +57,14 @@ class Hub:
         self._aggregator = aggregator
         self._attendances: dict[str, _Attendance] = {}
 
-    def enter(self, task_id: str, participant_id: str, listener: Listener) -> None:
+    def enter(self, task_id: str, participant_id: str, listener: Listener, gone: Gone | None = None) -> None:
         """Counts one socket of a participant in; `listener` is told of every change of the round, and at once if it
-        is known."""
+        is known; `gone` once the task is no more."""
         attendance = self._attendances.get(task_id)
         if attendance is None:
             attendance = self._attendances[task_id] = _Attendance(self._aggregator, task_id)
             attendance.start()
-        attendance.enter(participant_id, listener)
+        attendance.enter(participant_id, listener, gone)
 
     def leave(self, task_id: str, participant_id: str, listener: Listener) -> bool:
         """Counts that socket out; says whether it was the participant's last one here."""
@@ -98,7 +99,7 @@ class _Attendance:
         self._aggregator = aggregator
         self._task_id = task_id
         self._sockets: Counter[str] = Counter()
-        self._listeners: set[Listener] = set()
+        self._listeners: dict[Listener, Gone | None] = {}
         self._newest: RoundView | None = None
         self._loops: list[asyncio.Task[None]] = []
         self.lease_s = FIRST_LEASE_S
@@ -117,14 +118,14 @@ class _Attendance:
         for loop in self._loops:
             loop.cancel()
 
-    def enter(self, participant_id: str, listener: Listener) -> None:
+    def enter(self, participant_id: str, listener: Listener, gone: Gone | None) -> None:
         self._sockets[participant_id] += 1
-        self._listeners.add(listener)
+        self._listeners[listener] = gone
         if self._newest is not None:
             listener(self._newest)
 
     def leave(self, participant_id: str, listener: Listener) -> bool:
-        self._listeners.discard(listener)
+        self._listeners.pop(listener, None)
         self._sockets[participant_id] -= 1
         if self._sockets[participant_id] > 0:
             return False
@@ -174,6 +175,9 @@ class _Attendance:
             try:
                 await once()
             except DiscoError as error:
+                if isinstance(error, TaskNotFound):  # deleted meanwhile: nothing will ever come of waiting
+                    for gone in tuple(filter(None, self._listeners.values())):
+                        gone(error)
                 _log.debug("hub.loop_broke", loop=name, task_id=self._task_id, reason=error.reason)
             # The pump: whatever went wrong, the participants of this task still need their rounds and leases.
             except Exception:  # noqa: BLE001

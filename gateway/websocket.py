@@ -221,6 +221,7 @@ class WebSocketEndpoint:
             dialect=dialect,
             metrics=self._metrics,
             deliver=connection.deliver,
+            end=connection.end,
         )
         with self._registered(connection.end):
             return connection, await connection.run(receive, send, run_call=calls.run)

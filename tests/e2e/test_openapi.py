@@ -16,11 +16,21 @@ CONFIG = """
 [[operations]]
 include-name = "POST /tasks"
 checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-name = "PUT /tasks/{task_id}"
+checks.positive_data_acceptance.enabled = false
 """
 KNOWN_TASK = """
 [parameters]
 "path.task_id" = "titanic"
 "path.version" = 0
+"""
+# Or it would not be known any more.
+NOT_DELETED = """
+[[operations]]
+include-name = "DELETE /tasks/{task_id}"
+enabled = false
 """
 
 
@@ -32,7 +42,7 @@ async def test_whatever_the_document_allows_or_forbids_is_answered_as_it_says(
     # forbids is refused.
     # What should not happen: 500, or a request without an answer.
     config = tmp_path / "schemathesis.toml"
-    config.write_text((KNOWN_TASK if known else "") + CONFIG)
+    config.write_text((KNOWN_TASK if known else "") + CONFIG + (NOT_DELETED if known else ""))
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config)),
         *("run", f"{system.url}openapi.json", "--max-examples", "40", "--request-timeout", "20"),
