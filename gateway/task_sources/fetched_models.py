@@ -8,7 +8,8 @@ from pathlib import Path
 from gateway.task_sources.fetching import Fetcher, NotFetchedError
 from gateway.task_sources.given_digest import GivenDigest
 from gateway.task_sources.model_files import MAX_MODEL_FILE_BYTES, MODEL_FILE, ModelFiles
-from learning.refusals import InvalidTask, StoreUnavailable
+from gateway.task_sources.written_files import not_written
+from learning.refusals import InvalidTask
 
 FIELD = "trainingInformation.modelURL"
 
@@ -27,7 +28,7 @@ async def fetch_model(
     except TimeoutError:
         raise InvalidTask(field=FIELD, problem=f"{url} takes more than {fetcher.total_s:g} seconds") from None
     except OSError as error:
-        raise StoreUnavailable from error
+        raise not_written(error) from error
     await asyncio.to_thread(model.check, digest)
     return model
 

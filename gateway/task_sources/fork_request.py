@@ -59,6 +59,8 @@ def read_fork(document: object) -> ForkWish:
         problems.append(("id", "is missing" if wanted is None else "is not a text"))
     if not isinstance(title, str):
         problems.append(("title", "is not a text"))
+    if isinstance(version, float) and version.is_integer():
+        version = int(version)  # JSON knows no whole numbers: 5.0 is one
     is_number = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= _MAX_VERSION
     if version is not None and not is_number:
         problems.append(("version", "is not a whole number from 0 on"))

@@ -30,8 +30,9 @@ from gateway.task_sources.fetching import Fetcher
 from gateway.task_sources.given_digest import given_digest
 from gateway.task_sources.model_files import MAX_MODEL_FILE_BYTES, MODEL_FILE, ModelFiles
 from gateway.task_sources.multipart_upload import Part, boundary_of, receive_parts
+from gateway.task_sources.written_files import not_written
 from gateway.uploads import body_chunks, parse_json, read_body
-from learning.refusals import InvalidId, InvalidModel, InvalidTask, MalformedMessage, StoreUnavailable
+from learning.refusals import InvalidId, InvalidModel, InvalidTask, MalformedMessage
 from learning.task import Task
 from rpc.chunks import chunks_of
 
@@ -74,8 +75,8 @@ class Offers:
             try:
                 chunks = body_chunks(request, limit=self._limit)
                 parts = await receive_parts(chunks, boundary, Path(directory))
-            except OSError as error:  # a full disk
-                raise StoreUnavailable from error
+            except OSError as error:
+                raise not_written(error) from error
             yield await self._from_parts(parts, dialect, Path(directory))
 
     async def from_document(self, document: object, directory: Path, *, dialect: str = "") -> Offer:

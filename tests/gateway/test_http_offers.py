@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.task_sources.fork_request import ForkWish, read_fork
+from learning.refusals import InvalidTask
 from tests.gateway.recorders import Services
 from tests.gateway.task_sources.file_server import FileServer
 from tests.gateway.task_sources.files import SPECS, TASK, WEIGHTS, document
@@ -157,6 +160,20 @@ async def test_form_that_is_none_is_refused(http: httpx.AsyncClient, body: bytes
     assert sentence in answer.json()["detail"]
 
 
+async def test_full_disk_is_said_and_nothing_is_created(
+    http: httpx.AsyncClient, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        answer = await http.post("/tasks", files=parts(document()))
+    assert (answer.status_code, answer.json()["reason"]) == (507, "STORAGE_FULL")
+    assert (services.tasks.created, list(tmp_path.iterdir())) == ([], [])
+
+
 async def test_nothing_stays_on_the_disk(
     http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,3 +256,14 @@ async def test_task_is_forked_with_post_alone(http: httpx.AsyncClient) -> None:
     assert [error["path"] for error in answer.json()["errors"]] == ["id", "title", "version"]
     answer = await http.post("/tasks/fed/fork", content=b"[]")
     assert [error["path"] for error in answer.json()["errors"]] == ["id"]
+
+
+@pytest.mark.parametrize(("given", "read"), [(5, 5), (5.0, 5), (None, None)])
+def test_version_of_a_fork_is_a_whole_number_however_it_is_written(given: object, read: int | None) -> None:
+    assert read_fork({"id": "a", "version": given}) == ForkWish("a", "", read)
+
+
+@pytest.mark.parametrize("version", [-1, 1.5, True, "1", 2**63, float("1e300")])
+def test_version_of_a_fork_that_is_none_is_refused(version: object) -> None:
+    with pytest.raises(InvalidTask):
+        read_fork({"id": "a", "version": version})
