@@ -156,6 +156,8 @@ def _short(value: Any) -> str:
         return f"{value.blob.rsplit('/', 1)[-1]}(n={value.contributions} {value.digest[:6]})"
     if isinstance(value, list | tuple | range):
         return "[" + ", ".join(_short(each) for each in value) + "]"
+    if hasattr(value, "sentence"):
+        return f"{value.participant_id}:{value.digest[:6]} {value.reason}"
     if hasattr(value, "participant_id"):
         return f"{value.participant_id}:{value.digest[:6]}×{value.weight}"
     return str(value)
