@@ -2,16 +2,18 @@
 
     python -m examples.participant --address 127.0.0.1:50052 --name north --share 0/3 --until 12
 
-It needs the generated stubs, grpcio, numpy and, for the model, scikit-learn; nothing
-else of Disco. Every round: read the newest version, train on it, send the weights with
-their SHA-256, wait for the next round. Whatever is sent twice is counted once, so a
-call that fails as UNAVAILABLE is simply made again.
+It needs the generated stubs, grpcio, grpcio-status, numpy and, for the model, scikit-learn;
+nothing else of Disco. Every round: read the newest version, train on it, send the weights with
+their SHA-256, wait for the next round. Whatever is sent twice is counted once, so a call of
+which nobody knows whether it took effect is simply made again (`again`).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import math
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +23,8 @@ import grpc
 import numpy as np
 from disco.aggregator.v1 import aggregator_service_pb2 as messages
 from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceStub
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
@@ -29,6 +33,9 @@ TASK_ID = "digits"
 CHUNK_BYTES = 1 << 20
 CALL_S = 20.0
 PATIENCE_S = 60.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+NOBODY_ANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+TRAIN_AGAIN = ("ROUND_STALE", "ROUND_AHEAD")
 EPOCHS = 5
 
 Weights = list[np.ndarray]
@@ -64,7 +71,8 @@ class Coordinator:
     def contribute(self, weights: Weights, *, version: int, samples: int) -> int:
         """Sends weights that were trained from `version`, and gives the round in which they are counted, exactly once.
 
-        Fails with ABORTED where they come too late: the task has moved on, train again.
+        Fails with ROUND_STALE where they come too late, and with ROUND_AHEAD where the task has gone back since, after
+        a loss of power: read the newest version and train again.
         """
         body = b"".join(tensor.astype("<f4").tobytes() for tensor in weights)
         header = messages.SubmitContributionRequest.Header(
@@ -85,10 +93,12 @@ class Coordinator:
 
     def wait_for_version_after(self, version: int, *, within_s: float | None = None) -> None:
         """Returns when a newer version is there. Fails with DEADLINE_EXCEEDED after `within_s`, if that is given."""
-        again(lambda: self._watch(version, within_s))
+        end = None if within_s is None else time.monotonic() + within_s
+        again(lambda: self._watch(version, end), end=end)
 
-    def _watch(self, version: int, within_s: float | None) -> None:
-        rounds = self._stub.WatchRounds(messages.WatchRoundsRequest(task_id=self._task_id), timeout=within_s)
+    def _watch(self, version: int, end: float | None) -> None:
+        left = None if end is None else max(end - time.monotonic(), 0)
+        rounds = self._stub.WatchRounds(messages.WatchRoundsRequest(task_id=self._task_id), timeout=left)
         try:
             for update in rounds:
                 if update.round.version > version:
@@ -110,17 +120,47 @@ class Coordinator:
         return int(header.version), tensors
 
 
-def again(attempt: Callable[[], Result]) -> Result:
-    """Repeats a call while nobody answers, for a minute: an aggregator may be starting again just now."""
-    pause, end = 0.1, time.monotonic() + PATIENCE_S
+def again(attempt: Callable[[], Result], *, end: float | None = None) -> Result:
+    """Repeats a call for a minute, while it fails as what may work in a moment: an aggregator may be starting just now.
+
+    The pauses grow, are never shorter than the server asks for, and differ from those of others.
+    """
+    pause, fails_since = FIRST_PAUSE_S, math.inf
     while True:
+        begun = time.monotonic()
         try:
             return attempt()
         except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
+            now, asked = time.monotonic(), pause_asked_for(error)
+            fails_since = min(fails_since, now) if now - begun < PATIENCE_S else now  # it had worked for long
+            if asked is None or now - fails_since > PATIENCE_S or (end is not None and now >= end):
                 raise
-        time.sleep(pause)
-        pause = min(2 * pause, 2.0)
+        time.sleep(asked + random.uniform(0.5, 1.0) * pause)  # noqa: S311 (nobody gains by guessing it)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def pause_asked_for(error: grpc.RpcError) -> float | None:
+    """Seconds to wait at least before the same call is made again; None where that would change nothing.
+
+    Whatever comes with a RetryInfo may be repeated; so may what nobody of Disco answered: a
+    connection that broke, or a call that took too long on its way.
+    """
+    status = rpc_status.from_call(error)
+    retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToTimedelta().total_seconds())
+        detail.Unpack(info)
+    return 0.0 if not info.reason and error.code() in NOBODY_ANSWERED else None
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """Why a call was refused: a name of disco.errors.v1.ErrorReason, or nothing."""
+    info, status = error_details_pb2.ErrorInfo(), rpc_status.from_call(error)
+    for detail in status.details if status else ():
+        if detail.Unpack(info):
+            return str(info.reason)
+    return ""
 
 
 class DigitsModel:
@@ -184,7 +224,7 @@ def take_part(coordinator: Coordinator, model: DigitsModel, *, samples: int, unt
         try:
             counted_in = coordinator.contribute(model.train(weights), version=version, samples=samples)
         except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.ABORTED:
+            if reason_of(error) not in TRAIN_AGAIN:
                 raise
         else:
             # A round starts from the version of its own number and makes the next one. A late contribution is
