@@ -86,6 +86,8 @@ def _tensor(path: Path, name: str, entry: _Entry, *, start: int, size: int) -> T
 
 
 def _values(path: Path, start: int, size: int, dtype: str) -> NDArray[Any]:
+    if not dtype:
+        raise InvalidModel(problem="it has a tensor of a type that is unknown here")
     with path.open("rb") as file:
         file.seek(start)
         return np.frombuffer(file.read(size), dtype)

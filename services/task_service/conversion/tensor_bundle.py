@@ -63,7 +63,7 @@ class TensorBundle:
 
     def _values(self, entry: dict[int, int | bytes], dtype: str) -> NDArray[Any]:
         data = self._data(entry)
-        if len(data) % np.dtype(dtype).itemsize:
+        if not dtype or len(data) % np.dtype(dtype).itemsize:
             raise damaged()
         return np.frombuffer(data, dtype)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learning.refusals import DiscoError, InvalidModel
@@ -89,6 +89,7 @@ def test_any_message_has_fields_or_is_refused(octets: bytes) -> None:
             pass
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_any_damage_to_a_saved_model_is_noticed_or_harmless(data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
