@@ -20,6 +20,13 @@ checks.positive_data_acceptance.enabled = false
 [[operations]]
 include-name = "PUT /tasks/{task_id}"
 checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-name = "PATCH /tasks/{task_id}"
+checks.positive_data_acceptance.enabled = false
+
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 406, 413, 422, 428, "5xx"]
 """
 KNOWN_TASK = """
 [parameters]
