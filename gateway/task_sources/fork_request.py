@@ -9,7 +9,7 @@ from gateway.descriptions import ID_PATTERN
 from learning.refusals import InvalidTask
 from learning.task import MAX_TEXT
 
-MAX_FORK_BYTES: Final = 64 * 1024
+MAX_FORK_BYTES: Final = 256 * 1024
 _MAX_VERSION: Final = 2**63 - 1
 
 FORK: Final[dict[str, Any]] = {
