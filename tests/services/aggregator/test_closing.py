@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,41 @@ async def test_a_closer_does_not_hold_the_sum_of_the_round_beside_the_one_it_rea
         troubled.trouble("read_closing", look)
         assert await member.replica.closing.close(await room.status())
     assert held == [0]
+
+
+async def test_entry_whose_weights_are_lost_is_written_over_though_the_next_weights_are_the_same(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, troubled):
+        troubled.trouble("finish_closing", die)
+        with pytest.raises(Died):
+            await closer.replica.closing.close(await room.status())
+        entry = await records.read_ledger_entry(room.blobs, TASK, 1)
+        stale = replace(entry, create_time=entry.create_time - 1)  # of a round that a loss of power took back since
+        await room.blobs.write(names.ledger_entry(TASK, 1), [records.encode(stale)])
+        await room.blobs.delete(names.weights_of_version(TASK, 1, entry.digest))
+        assert await closer.replica.closing.close(await room.status())
+        assert await records.read_ledger_entry(room.blobs, TASK, 1) == entry
+        await check_closed_by(room, closer)
+
+
+async def test_sum_that_stays_lost_costs_what_is_in_it_and_the_round_collects_again(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with a_due_round(store, tmp_path) as (room, closer, _):
+        for name in await room.blobs.list(names.sums(TASK)):
+            await room.blobs.delete(name)
+        with pytest.raises(StoredDataDamaged):
+            await closer.replica.closing.close(await room.status())
+        room.clock.ahead += 6
+        assert not await closer.replica.closing.close(await room.status())
+        status = await room.status()
+        assert (status.number, status.state, status.contributions, status.lost) == (0, State.COLLECTING, 0, 3)
+        for who, (weights, samples) in CONTRIBUTIONS.items():
+            receipt = await closer.submit(who, weights, sample_count=samples)
+            assert receipt.position >= 3
+        assert await closer.replica.closing.close(await room.status())
+        entry = await records.read_ledger_entry(room.blobs, TASK, 1)
+        assert [line.position for line in entry.contributions] == [3, 4, 5]
+        assert [line.position for line in entry.lost] == [0, 1, 2]
+        assert entry.contributions_ever == 3
