@@ -28,10 +28,10 @@ FORK: Final[dict[str, Any]] = {
                     },
                     "title": {"type": "string", "maxLength": MAX_TEXT, "description": "Absent: as the other one."},
                     "version": {
-                        "type": "integer",
+                        "type": ["integer", "null"],
                         "minimum": 0,
                         "maximum": _MAX_VERSION,
-                        "description": "Absent: the newest.",
+                        "description": "Absent or null: the newest.",
                     },
                 },
             }
@@ -59,6 +59,8 @@ def read_fork(document: object) -> ForkWish:
         problems.append(("id", "is missing" if wanted is None else "is not a text"))
     if not isinstance(title, str):
         problems.append(("title", "is not a text"))
+    elif len(title) > MAX_TEXT:
+        problems.append(("title", f"is longer than {MAX_TEXT} characters"))
     if isinstance(version, float) and version.is_integer():
         version = int(version)  # JSON knows no whole numbers: 5.0 is one
     is_number = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= _MAX_VERSION
