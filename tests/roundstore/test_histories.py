@@ -1,7 +1,8 @@
 """The same history played to both stores gives the same rounds, admissions and refusals, after every event.
 
 Numbers are drawn small and near the limits, so that rounds close, weights reach
-their caps, leases end and refusals of all kinds happen within a few dozen events.
+their caps, leases end and refusals of all kinds happen within a few dozen events. What
+a drawn history happens to meet is never asked for: `test_outcomes` leads to each outcome on purpose.
 """
 
 from __future__ import annotations
@@ -336,20 +337,3 @@ def test_both_stores_answer_the_same_to_every_history(redis_url: str, runner: as
         play()
     finally:
         runner.run(client.aclose())
-    # The histories were worth playing: everything that can be answered was.
-    assert not {
-        "commit: tuple",
-        "commit: dict",
-        "commit: RoundMoved",
-        "start: RoundStatus",
-        "start: NotDue",
-        "finish: RoundStatus",
-        "finish: RoundMoved",
-        "read: ClosingRound",
-        "lose contributions: RoundStatus",
-        "lose contributions: RoundMoved",
-        "lose version: RoundStatus",
-        "lose version: RoundMoved",
-        "restore: RoundStatus",
-        "restore: NotDue",
-    } - set(pair.seen)
