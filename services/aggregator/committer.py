@@ -50,9 +50,10 @@ from learning.weighing import weight_of
 from roundstore.store import RoundStore
 from services.aggregator.changes import Changes, either
 from services.aggregator.collection import Collection
+from services.aggregator.counted import Counted
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.norms import Norms
-from services.aggregator.offers import Offered, find_counted
+from services.aggregator.offers import Offered
 from services.aggregator.rounds import Rounds
 
 GROUP_BYTES = 64 << 20
@@ -73,6 +74,7 @@ class Committer:
         rounds: Rounds,
         changes: Changes,
         norms: Norms,
+        counted: Counted,
         begin: Callable[[RoundStatus], Awaitable[Collection]],
         metrics: AggregatorMetrics,
         clock: Callable[[], float],
@@ -82,6 +84,7 @@ class Committer:
         self._rounds = rounds
         self._changes = changes
         self._norms = norms
+        self._counted = counted
         self._begin = begin
         self._metrics = metrics
         self._clock = clock
@@ -241,8 +244,7 @@ class Committer:
 
     async def _find(self, offered: Offered, status: RoundStatus) -> Admission | None:
         """Raises DuplicateContribution."""
-        return await find_counted(
-            self._store,
+        return await self._counted.find(
             status,
             participant_id=offered.participant_id,
             digest=offered.digest,

@@ -18,6 +18,7 @@ from roundstore.store import RoundStore
 from services.aggregator.changes import Changes
 from services.aggregator.collection import Collection
 from services.aggregator.committer import Committer
+from services.aggregator.counted import Counted
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.norms import Norms
 from services.aggregator.offers import Offered
@@ -40,6 +41,7 @@ class Intake:
         *,
         rounds: Rounds,
         accounts: PrivacyAccounts,
+        counted: Counted,
         changes: Changes,
         replica_id: ReplicaId,
         metrics: AggregatorMetrics,
@@ -50,6 +52,7 @@ class Intake:
         self._blobs = blobs
         self._rounds = rounds
         self._accounts = accounts
+        self._counted = counted
         self._changes = changes
         self._replica_id = replica_id
         self._metrics = metrics
@@ -108,6 +111,7 @@ class Intake:
                 rounds=self._rounds,
                 changes=self._changes,
                 norms=self._norms,
+                counted=self._counted,
                 begin=self._begin,
                 metrics=self._metrics,
                 clock=self._clock,

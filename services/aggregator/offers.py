@@ -1,18 +1,12 @@
-"""A contribution on its way to admission, and whether it is counted already.
-
-Knows what the round store tells; no sums.
-"""
+"""A contribution on its way to admission. Knows no sums and no store."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
 
-from learning.federated import Admission, Contribution, RoundStatus, State
+from learning.federated import Admission, Contribution
 from learning.ids import ParticipantId
-from learning.policy import MAX_STALENESS
-from learning.refusals import DuplicateContribution
-from roundstore.store import RoundStore
 
 
 @dataclass(slots=True, eq=False)
@@ -53,19 +47,3 @@ class Offered:
         """Answers with a refusal or a fault, unless its sender is gone."""
         if not self.answer.done():
             self.answer.set_exception(error)
-
-
-async def find_counted(
-    store: RoundStore, status: RoundStatus, *, participant_id: ParticipantId, digest: str, base_round: int
-) -> Admission | None:
-    """The admission of these very weights, from this very round, up to the round of `status`.
-
-    Raises DuplicateContribution where other weights of this participant are in the round that collects.
-    """
-    rounds = range(base_round, min(status.number, base_round + MAX_STALENESS) + 1)
-    for admission in await store.find_admission(status.task_id, participant_id, rounds=rounds):
-        if admission.digest == digest and admission.base_round == base_round:
-            return admission
-        if admission.digest != digest and admission.round == status.number and status.state is State.COLLECTING:
-            raise DuplicateContribution(participant_id=participant_id, round=status.number)
-    return None

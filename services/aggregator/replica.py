@@ -15,6 +15,7 @@ from roundstore.store import RoundStore
 from services.aggregator.changes import Changes
 from services.aggregator.closing import LEASE_S, Closing
 from services.aggregator.coordinator import Coordinator
+from services.aggregator.counted import Counted
 from services.aggregator.history import History
 from services.aggregator.intake import ANSWER_S, Intake
 from services.aggregator.metrics import AggregatorMetrics
@@ -66,11 +67,13 @@ class Replica:
         metrics = self.metrics = AggregatorMetrics(registry)
         rounds = Rounds(store, blobs, clock=clock)
         accounts = PrivacyAccounts(blobs, rounds)
+        counted = Counted(store, blobs)
         self._intake = Intake(
             store,
             blobs,
             rounds=rounds,
             accounts=accounts,
+            counted=counted,
             changes=self.changes,
             replica_id=self.replica_id,
             metrics=metrics,
@@ -108,9 +111,9 @@ class Replica:
             accounts=accounts,
             changes=self.changes,
             submissions=Submissions(
-                store,
                 rounds=rounds,
                 accounts=accounts,
+                counted=counted,
                 intake=self._intake,
                 salvage=salvage,
                 memory=self.memory,

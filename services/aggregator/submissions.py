@@ -23,11 +23,11 @@ from learning.refusals import (
     WrongScheme,
 )
 from learning.weighing import as_collecting, weight_of
-from roundstore.store import RoundStore
 from rpc.chunks import collect
+from services.aggregator.counted import Counted
 from services.aggregator.intake import Intake
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.offers import Offered, find_counted
+from services.aggregator.offers import Offered
 from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.rounds import Rounds
 from services.aggregator.salvage import Salvage
@@ -54,10 +54,10 @@ class Submissions:
 
     def __init__(
         self,
-        store: RoundStore,
         *,
         rounds: Rounds,
         accounts: PrivacyAccounts,
+        counted: Counted,
         intake: Intake,
         salvage: Salvage,
         memory: UploadMemory,
@@ -66,9 +66,9 @@ class Submissions:
         max_bytes: int,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
-        self._store = store
         self._rounds = rounds
         self._accounts = accounts
+        self._counted = counted
         self._intake = intake
         self._salvage = salvage
         self._memory = memory
@@ -134,8 +134,7 @@ class Submissions:
         return status, await self._answer(announced, status)
 
     async def _answer(self, announced: Announced, status: RoundStatus) -> Admission | None:
-        counted = await find_counted(
-            self._store,
+        counted = await self._counted.find(
             status,
             participant_id=announced.participant_id,
             digest=announced.digest,
