@@ -385,6 +385,20 @@ class RoundStoreContract:
         again = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=30.0)
         assert again == status
 
+    async def test_whoever_takes_over_to_the_same_moment_is_the_closer(self, store: RoundStore) -> None:
+        status = await closing(store, until=30.0)
+        taken = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=30.0, now=30.0)
+        assert taken == replace(status, closer=OTHER_REPLICA, revision=3)
+
+    @pytest.mark.parametrize(("epoch", "number"), [("other", 7), (EPOCH, 6), (EPOCH, 8)])
+    async def test_no_restoring_starts_in_another_round(self, store: RoundStore, epoch: str, number: int) -> None:
+        before = await contributed(store, ALICE)
+        with pytest.raises(NotDue):
+            await store.start_restoring(
+                TASK, epoch=epoch, number=number, closer=REPLICA, until=30.0, restoring=RESTORING
+            )
+        assert await store.read_status(TASK) == before
+
     @pytest.mark.parametrize(("epoch", "number"), [("other", 7), (EPOCH, 6), (EPOCH, 8)])
     async def test_another_round_is_not_closed(self, store: RoundStore, epoch: str, number: int) -> None:
         before = await contributed(store, ALICE, BOB)
@@ -615,6 +629,16 @@ class RoundStoreContract:
         await store.start_closing(TASK, epoch="second", number=9, closer=REPLICA, until=90.0, now=60.0)
         assert (await store.read_closing(TASK, epoch="second", number=9)).lost == ()
 
+    async def test_who_contributed_to_the_round_before_and_is_present_is_not_absent_in_it(
+        self, store: RoundStore, fresh_epochs: list[str]
+    ) -> None:
+        await closing(store)
+        await store.finish_closing(TASK, epoch=EPOCH, number=7)
+        await store.join(TASK, [ALICE, BOB], lease_until=99.0, now=21.0)
+        fresh_epochs.append("second")
+        status = await store.lose_version(TASK, epoch=EPOCH, number=8)
+        assert (status.contributions, status.participants, status.absent_contributors) == (2, 2, 0)
+
     async def test_a_round_before_that_nobody_knows_is_collected_anew(
         self, store: RoundStore, fresh_epochs: list[str]
     ) -> None:
@@ -825,6 +849,23 @@ class RoundStoreContract:
                     assert await anext(hints) == TASK
             await store.open_round(TaskId("new"), POLICY, number=0, now=1.0)
             assert await anext(hints) == TaskId("new")
+
+    async def test_a_watcher_is_told_of_what_is_lost_and_of_a_restoring(
+        self, store: RoundStore, fresh_epochs: list[str]
+    ) -> None:
+        await closing(store)
+        async with aclosing(store.watch()) as hints, asyncio.timeout(10):
+            assert await anext(hints) == TASK
+            fresh_epochs.append("second")
+            await store.lose_contributions(
+                TASK, epoch=EPOCH, number=7, revision=2, participant_ids=[ALICE], sums={REPLICA: a_pointer()}
+            )
+            assert await anext(hints) == TASK
+            fresh_epochs.append("third")
+            await store.lose_version(TASK, epoch="second", number=7)
+            assert await anext(hints) == TASK
+            await store.start_restoring(TASK, epoch="third", number=6, closer=REPLICA, until=30.0, restoring=RESTORING)
+            assert await anext(hints) == TASK
 
     async def test_what_changes_nothing_is_not_told(self, store: RoundStore) -> None:
         await contributed(store, ALICE)

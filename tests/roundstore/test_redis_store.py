@@ -227,6 +227,50 @@ async def test_a_closed_round_is_kept_for_two_hours_and_the_open_one_for_good(
     assert all(7190 <= ttl <= 7200 for ttl in closed.values())
 
 
+async def test_a_round_that_is_open_again_is_kept_for_good(
+    redis_client: redis.asyncio.Redis, store: RedisRoundStore
+) -> None:
+    await closing(store)
+    await store.finish_closing(TASK, epoch=EPOCH, number=7)
+    await store.lose_version(TASK, epoch=EPOCH, number=8)
+    lives = {key.decode(): await redis_client.ttl(key) for key in await redis_client.keys()}
+    assert {"disco:{titanic}:admissions", "disco:{titanic}:sums"} <= set(lives)
+    assert set(lives.values()) == {-1}
+
+
+@pytest.mark.parametrize("lost_with_its_version", [False, True])
+async def test_what_an_open_round_lost_is_kept_for_good_though_the_round_was_closed_before(
+    redis_client: redis.asyncio.Redis, store: RedisRoundStore, lost_with_its_version: bool
+) -> None:
+    status = await closing(store)
+    await store.lose_contributions(
+        TASK, epoch=EPOCH, number=7, revision=status.revision, participant_ids=[ALICE], sums={REPLICA: a_pointer()}
+    )
+    assert await redis_client.ttl(redis_keys.lost(TASK, 7)) == -1
+    await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=90.0, now=60.0)
+    await store.finish_closing(TASK, epoch=EPOCH, number=7)
+    assert 0 < await redis_client.ttl(redis_keys.lost(TASK, 7)) <= redis_keys.CLOSED_ROUND_TTL_S
+    status = await store.lose_version(TASK, epoch=EPOCH, number=8)
+    if lost_with_its_version:
+        await store.lose_version(TASK, epoch=EPOCH, number=7)
+    else:
+        await store.lose_contributions(
+            TASK, epoch=EPOCH, number=7, revision=status.revision, participant_ids=[BOB], sums={REPLICA: None}
+        )
+    assert await redis_client.ttl(redis_keys.lost(TASK, 7)) == -1
+
+
+async def test_a_round_that_alone_was_lost_takes_nothing_of_the_old_one_over(
+    redis_client: redis.asyncio.Redis, store: RedisRoundStore
+) -> None:
+    await contributed(store, ALICE, BOB)
+    await store.join(TASK, [ALICE], lease_until=99.0, now=3.0)
+    await redis_client.delete(redis_keys.of_task(TASK).round)
+    status = await opened(store)
+    assert (status.contributions, status.participants, status.absent_contributors) == (0, 0, 0)
+    assert set(await redis_client.keys()) == {b"disco:open_tasks", b"disco:{titanic}:round"}
+
+
 async def test_texts_are_kept_for_a_day_and_those_of_a_thousand_rounds(
     redis_client: redis.asyncio.Redis, store: RedisRoundStore
 ) -> None:
