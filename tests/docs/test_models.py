@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 def test_the_layers_are_those_that_are_read() -> None:
     quoted = " ".join(line.removeprefix("> ") for line in MODELS.splitlines() if line.startswith("> "))
     assert quoted.split(", ") == sorted(KEPT)
-    assert f"each of the {len(KEPT)} layer classes" in page("decisions/0003-models-without-tensorflow.md")
+    assert f"each of the {len(KEPT)} layer classes" in page("decisions/0007-models-without-tensorflow.md")
 
 
 def test_the_forms_are_those_that_are_written() -> None:

@@ -2,7 +2,7 @@
 
 Reading a foreign file is done in a process of its own, which has little time, little memory and
 nothing to win; it executes nothing that a file says, and it imports no TensorFlow
-(docs/decisions/0003-models-without-tensorflow.md).
+(docs/decisions/0007-models-without-tensorflow.md).
 
 converting    the way in, for whoever has a path: `convert_model`
 exporting     the way out: `export_version`
