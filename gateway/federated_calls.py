@@ -24,6 +24,7 @@ from disco.aggregator.v1.aggregator_service_pb2 import (
 from gateway.dialects.dialect import Dialect
 from gateway.hub import Hub, round_view
 from gateway.metrics import GatewayMetrics
+from gateway.refusal_notes import RefusalNotes
 from gateway.sessions.federated import ANSWER_WITHIN_S
 from gateway.sessions.federated_terms import (
     Call,
@@ -33,6 +34,7 @@ from gateway.sessions.federated_terms import (
     JoinTask,
     LeaveTask,
     MetadataRead,
+    NoteRefusal,
     ReadMetadata,
     ReadVersion,
     RoundSeen,
@@ -70,6 +72,7 @@ class FederatedCalls:
         hub: Hub,
         versions: Versions,
         dialect: Dialect,
+        notes: RefusalNotes,
         metrics: GatewayMetrics,
         deliver: Callable[[Event], None],
         end: Callable[[DiscoError], None] | None = None,
@@ -80,6 +83,7 @@ class FederatedCalls:
         self._hub = hub
         self._versions = versions
         self._dialect = dialect
+        self._notes = notes
         self._metrics = metrics
         self._deliver = deliver
         self._end = end
@@ -98,6 +102,8 @@ class FederatedCalls:
                 await self._store_metadata(round, key, value)
             case ReadMetadata():
                 await self._read_metadata(call)
+            case NoteRefusal(round, refusal):
+                self._notes.note(self._task_id, self._participant_id, round=round, refusal=refusal)
             case LeaveTask():
                 await self._leave()
 

@@ -39,6 +39,7 @@ from gateway.introductions import Introductions
 from gateway.metrics import GatewayMetrics
 from gateway.outbox import Outbox
 from gateway.problems import problem, problem_for
+from gateway.refusal_notes import RefusalNotes
 from gateway.service_clients import ServiceClients
 from gateway.sessions import decentralized, federated_terms
 from gateway.sessions.federated import FederatedSession
@@ -103,6 +104,7 @@ class WebSocketEndpoint:
         self._versions = versions
         self._metrics = metrics
         self._introductions = Introductions()
+        self._notes = RefusalNotes(self._aggregator, metrics)
         self._open: dict[asyncio.Task[object], Callable[[DiscoError], None]] = {}
         self._places_taken = 0
         self._draining = False
@@ -129,6 +131,7 @@ class WebSocketEndpoint:
             end(ShuttingDown())
         if self._open:
             await asyncio.wait(self._open)
+        await self._notes.drain()
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -219,6 +222,7 @@ class WebSocketEndpoint:
             hub=self._hub,
             versions=self._versions,
             dialect=dialect,
+            notes=self._notes,
             metrics=self._metrics,
             deliver=connection.deliver,
             end=connection.end,

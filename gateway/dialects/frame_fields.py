@@ -53,7 +53,7 @@ class FrameFields:
         return self._weights
 
     def contribution(self, limit: int) -> Contribute | UnusableContribution:
-        """The contribution of a client that waits for an answer, also where its weights are of no use."""
+        """The contribution, also where its weights are of no use: its client may wait for an answer all the same."""
         number = self.count("round")
         try:
             weights, shapes = weights_document.decode(self.weights(), limit)

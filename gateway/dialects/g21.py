@@ -31,7 +31,6 @@ from gateway.dialects.frame_fields import federated_fields, peer_fields
 from gateway.dialects.manners import Answering, Manners
 from gateway.dialects.messages import (
     ClientMessage,
-    Contribute,
     EncodedWeights,
     Hello,
     Latest,
@@ -80,9 +79,7 @@ class G21:
             case 0:
                 return Hello()
             case 8:
-                number = fields.count("round")
-                weights, shapes = weights_document.decode(fields.weights(), limit)
-                return Contribute(weights, shapes, number)
+                return fields.contribution(limit)
             case 9:
                 return PutMetadata(fields.count("round"), fields.text("metadataId"), fields.text("metadata"))
             case 10:

@@ -41,7 +41,7 @@ class Contribute:
 
 @dataclass(frozen=True, slots=True)
 class UnusableContribution:
-    """A contribution whose weights are refused, from a client that waits for an answer all the same."""
+    """A contribution whose weights are refused. Its client may wait for an answer all the same."""
 
     round: int
     refusal: DiscoError

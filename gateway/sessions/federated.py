@@ -67,6 +67,7 @@ from gateway.sessions.federated_terms import (
     JoinTask,
     LeaveTask,
     MetadataRead,
+    NoteRefusal,
     ReadMetadata,
     ReadVersion,
     RoundSeen,
@@ -76,7 +77,7 @@ from gateway.sessions.federated_terms import (
     VersionUnavailable,
 )
 from gateway.sessions.labels import Labels
-from learning.refusals import MalformedMessage, SlowConsumer
+from learning.refusals import InvalidWeights, MalformedMessage, SlowConsumer
 
 ANSWER_WITHIN_S = 9.0
 """The clients give an answer up after 10 seconds, or later."""
@@ -208,9 +209,10 @@ class FederatedSession:
                     self._calls.append(JoinTask())
                 _enqueue(self._hellos, now)
             case Contribute():
-                self._contributions.add(message, now, base=self._labels.base if self._round is not None else None)
+                self._contribute(message, now)
             case UnusableContribution(label, refusal):
                 self._contributions.owe(label, now)
+                self._calls.append(NoteRefusal(self._labels.peek(label), refusal))
                 raise refusal
             case PullStatistics():
                 _enqueue(self._statistics, now)
@@ -222,6 +224,13 @@ class FederatedSession:
                 self._calls.append(ReadMetadata(self._labels.peek(label), key, label))
             case JoinRound() | MarkReady() | SignalTo():
                 raise MalformedMessage(problem="peers are not introduced to each other in a federated task")
+
+    def _contribute(self, contribution: Contribute, now: float) -> None:
+        try:
+            self._contributions.add(contribution, now, base=self._labels.base if self._round is not None else None)
+        except InvalidWeights as refusal:
+            self._calls.append(NoteRefusal(self._labels.peek(contribution.round), refusal))
+            raise
 
     # What follows from what is known.
 

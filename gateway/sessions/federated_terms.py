@@ -64,11 +64,19 @@ class ReadMetadata:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteRefusal:
+    """A contribution was refused before it could be submitted. Answered by nothing."""
+
+    round: int
+    refusal: DiscoError
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveTask:
     """The last call of a session."""
 
 
-Call = JoinTask | SubmitContribution | ReadVersion | StoreMetadata | ReadMetadata | LeaveTask
+Call = JoinTask | SubmitContribution | ReadVersion | StoreMetadata | ReadMetadata | NoteRefusal | LeaveTask
 
 
 # Events: facts that whoever drives the session reports.

@@ -12,7 +12,7 @@ from typing import Any
 from disco.aggregator.v1 import aggregator_service_pb2, aggregator_service_pb2_grpc, round_pb2
 
 from learning.federated import RoundStatus
-from learning.ids import task_id, valid_id
+from learning.ids import participant_id, task_id, valid_id
 from learning.refusals import MalformedMessage
 from learning.task import Scheme
 from rpc.chunks import chunks_of
@@ -25,6 +25,7 @@ from services.aggregator.refusal_log import RefusalLog
 from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.round_messages import receipt_key_message, refusal_message, round_message
 from services.aggregator.rounds import Rounds
+from services.aggregator.submissions import Announced
 from services.aggregator.version_messages import proof_message, version_message
 
 
@@ -63,6 +64,22 @@ class HistoryCalls(aggregator_service_pb2_grpc.AggregatorServiceServicer):
         return aggregator_service_pb2.ListRefusalsResponse(
             refusals=[refusal_message(refusal) for refusal in page], next_page_token=token
         )
+
+    async def NoteRefusal(  # noqa: N802
+        self, request: aggregator_service_pb2.NoteRefusalRequest, context: Any
+    ) -> aggregator_service_pb2.NoteRefusalResponse:
+        if len(request.sha256) not in (0, 32):
+            raise MalformedMessage(problem="sha256 must be 32 bytes, or none")
+        known = await self._rounds_of_history.federated_task(task_id(request.task_id))
+        announced = Announced(
+            task_id=known.task_id,
+            participant_id=participant_id(request.participant_id),
+            base_round=request.round,
+            digest=request.sha256.hex(),
+            sample_count=0,
+        )
+        self._refusal_log.note_elsewhere(announced, request.reason, request.sentence)
+        return aggregator_service_pb2.NoteRefusalResponse()
 
     async def ListVersions(  # noqa: N802
         self, request: aggregator_service_pb2.ListVersionsRequest, context: Any

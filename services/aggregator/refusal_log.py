@@ -14,7 +14,14 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from learning.ids import TaskId
-from learning.refusals import MalformedMessage, Refusal, StoreUnavailable
+from learning.refusals import (
+    InvalidWeights,
+    MalformedMessage,
+    Refusal,
+    StoreUnavailable,
+    TooLarge,
+    WeightsNotFinite,
+)
 from roundstore.store import REFUSALS_KEPT, NotedRefusal, RoundStore
 from services.aggregator.submissions import Announced
 
@@ -22,6 +29,8 @@ MAX_TASKS = 64
 MAX_SENTENCE = 512
 WRITTEN_WITHIN_S = 2.0
 DEFAULT_PAGE, MAX_PAGE = 20, 100
+REFUSED_ELSEWHERE = frozenset(kind.reason for kind in (InvalidWeights, WeightsNotFinite, TooLarge, MalformedMessage))
+"""What a gateway can find in a contribution, without the round."""
 
 _log = structlog.stdlib.get_logger("aggregator")
 
@@ -37,12 +46,21 @@ class RefusalLog:
 
     def note(self, announced: Announced, refusal: Refusal) -> None:
         """Of a task that exists: strangers must not be able to make keys."""
+        self._note(announced, refusal.reason, str(refusal))
+
+    def note_elsewhere(self, announced: Announced, reason: str, sentence: str) -> None:
+        """Of a task that exists; a gateway refused it, before there was anything to submit. Raises MalformedMessage."""
+        if reason not in REFUSED_ELSEWHERE:
+            raise MalformedMessage(problem=f"reason must be one of {', '.join(sorted(REFUSED_ELSEWHERE))}")
+        self._note(announced, reason, sentence)
+
+    def _note(self, announced: Announced, reason: str, sentence: str) -> None:
         self._unwritten.setdefault(announced.task_id, deque(maxlen=REFUSALS_KEPT)).append(
             NotedRefusal(
                 participant_id=announced.participant_id,
                 round=announced.base_round,
-                reason=refusal.reason,
-                sentence=str(refusal)[:MAX_SENTENCE],
+                reason=reason,
+                sentence=sentence[:MAX_SENTENCE],
                 digest=announced.digest,
                 refused_at=self._clock(),
             )

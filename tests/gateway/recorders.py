@@ -159,6 +159,9 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         self.renewals = 0
         self.contributions: list[tuple[agg.SubmitContributionRequest.Header, bytes]] = []
         self.metadata: dict[tuple[str, str], dict[str, str]] = {}
+        self.noted: list[agg.NoteRefusalRequest] = []
+        self.may_note = asyncio.Event()
+        self.may_note.set()
         self.reads = 0
         self.revision = 0
         self.entry = b'{"version":1,"digest":"d1"}'
@@ -213,6 +216,11 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         if scheme is not Scheme.FEDERATED:
             raise WrongScheme(task_id=request.task_id, scheme=scheme.value)
         return agg.GetRoundResponse(round=self.round(request.task_id))
+
+    async def NoteRefusal(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self.may_note.wait()
+        self.noted.append(request)
+        return agg.NoteRefusalResponse()
 
     async def ListRefusals(self, request: Any, context: Any) -> Any:  # noqa: N802
         first = int(request.page_token.partition("-")[0] or 3)

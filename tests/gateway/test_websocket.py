@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from gateway.refusal_notes import MAX_UNDER_WAY
+from learning.refusals import InvalidWeights
 from tests.gateway.conftest import LIMIT, Running
 from tests.gateway.recorders import Services, weights_of
 from tests.waiting import eventually
@@ -173,6 +176,39 @@ async def test_text_frame_and_wrong_shapes_are_refused_by_name(gateway: Running,
     assert gateway.counted("disco_gateway_messages_refused_total", reason="MALFORMED_MESSAGE") == 1
     assert gateway.counted("disco_gateway_messages_refused_total", reason="INVALID_WEIGHTS") == 1
     assert services.aggregator.contributions == []
+
+
+async def noted_are(services: Services, count: int) -> bool:
+    return len(services.aggregator.noted) == count
+
+
+async def test_contribution_that_cannot_be_used_is_noted_with_its_reason(gateway: Running, services: Services) -> None:
+    wrong = msgspec.msgpack.encode([{"shape": [3], "data": [1.0, 2.0, 3.0]}])
+    async with connect(f"{gateway.socket_url}/feai/fed/{CLIENT}") as socket:
+        await say(socket, type=0)
+        await hear(socket)
+        await say(socket, type=8, weights=list(wrong), round=0)
+        await say(socket, type=8, weights=list(encoded(math.nan)), round=0)
+        await eventually(lambda: noted_are(services, 2))
+    noted = {note.reason: note for note in services.aggregator.noted}
+    assert noted.keys() == {"INVALID_WEIGHTS", "WEIGHTS_NOT_FINITE"}
+    for note in noted.values():
+        assert (note.task_id, note.participant_id, note.round, note.sha256) == ("fed", CLIENT, 0, b"")
+    assert noted["INVALID_WEIGHTS"].sentence == str(InvalidWeights(problem="they have 1 tensors, the model has 2"))
+
+
+async def test_nobody_waits_for_a_note_and_few_are_under_way(gateway: Running, services: Services) -> None:
+    services.aggregator.may_note.clear()
+    async with connect(f"{gateway.socket_url}/feai/fed/{CLIENT}") as socket:
+        await say(socket, type=0)
+        await hear(socket)
+        for _ in range(MAX_UNDER_WAY + 5):
+            await say(socket, type=8, weights=list(encoded(math.nan)), round=0)
+        await say(socket, type=13)
+        assert (await hear(socket))["type"] == 13
+        assert gateway.counted("disco_gateway_calls_failed_total", call="NoteRefusal", reason="SLOW_CONSUMER") == 5
+    services.aggregator.may_note.set()
+    await eventually(lambda: noted_are(services, MAX_UNDER_WAY))
 
 
 async def test_frame_over_the_limit_closes_with_1009(gateway: Running) -> None:

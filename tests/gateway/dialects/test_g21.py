@@ -23,6 +23,7 @@ from gateway.dialects.messages import (
     SignalFrom,
     SignalTo,
     Statistics,
+    UnusableContribution,
     Welcome,
 )
 from learning.refusals import InvalidWeights, MalformedMessage, TooLarge, WeightsNotFinite
@@ -38,6 +39,14 @@ SIGNAL = {"type": "offer", "sdp": "v=0\r\na=max-message-size:262144", "candidate
 
 def contribution(document: object, **fields: object) -> bytes:
     return pack({"type": 8, "weights": list(pack(document)), "round": 0} | fields)
+
+
+def understood(frame: bytes) -> ClientMessage:
+    """What a frame to a federated task says; raises also what is wrong with the weights alone."""
+    message = g21.decode_federated(frame, LIMIT)
+    if isinstance(message, UnusableContribution):
+        raise message.refusal
+    return message
 
 
 def test_the_contribution_of_the_worked_example_is_read() -> None:
@@ -156,7 +165,7 @@ def test_encoded_weights_are_spliced_into_the_newest_version_as_they_are() -> No
 )
 def test_a_frame_to_a_federated_task_that_is_no_message_is_malformed(frame: bytes, problem: str) -> None:
     with pytest.raises(MalformedMessage) as refusal:
-        g21.decode_federated(frame, LIMIT)
+        understood(frame)
     assert problem in refusal.value.variables["problem"]
 
 
@@ -179,9 +188,15 @@ def test_a_frame_to_a_decentralized_task_that_is_no_message_is_malformed(frame: 
 
 def test_weights_that_are_no_weights_are_refused_by_name() -> None:
     with pytest.raises(InvalidWeights):
-        g21.decode_federated(contribution([{"shape": [2], "data": [1]}]), LIMIT)
+        understood(contribution([{"shape": [2], "data": [1]}]))
     with pytest.raises(WeightsNotFinite):
-        g21.decode_federated(contribution([{"shape": [1], "data": [math.nan]}]), LIMIT)
+        understood(contribution([{"shape": [1], "data": [math.nan]}]))
+
+
+def test_a_contribution_without_use_keeps_its_round() -> None:
+    message = g21.decode_federated(contribution([{"shape": [1], "data": [math.nan]}], round=4), LIMIT)
+    assert isinstance(message, UnusableContribution)
+    assert message.round == 4
 
 
 def test_frames_beyond_the_limit_are_refused() -> None:

@@ -31,6 +31,7 @@ from gateway.sessions.federated_terms import (
     Joined,
     JoinTask,
     LeaveTask,
+    NoteRefusal,
     ReadVersion,
     RoundSeen,
     RoundView,
@@ -242,7 +243,9 @@ def test_contribution_that_the_gateway_cannot_use_is_answered_at_once() -> None:
     driven = gdv(3)
     with pytest.raises(WeightsNotFinite):
         driven.receive(UnusableContribution(3, WeightsNotFinite(tensor=0)))
-    (read,) = driven.wants()
+    note, read = driven.wants()
+    assert isinstance(note, NoteRefusal)
+    assert (note.round, note.refusal.reason) == (3, "WEIGHTS_NOT_FINITE")
     assert isinstance(read, ReadVersion)
     assert driven.deliver(VersionRead(3, BODY)) == [ContributionAnswer(3, BODY, 2)]
 
@@ -251,7 +254,9 @@ def test_contribution_of_other_shapes_is_answered_at_once() -> None:
     driven = gdv(3)
     with pytest.raises(InvalidWeights):
         driven.receive(Contribute(WEIGHTS, ((1, 2),), 3))
-    driven.wants()
+    note, _ = driven.wants()
+    assert isinstance(note, NoteRefusal)
+    assert (note.round, note.refusal.reason) == (3, "INVALID_WEIGHTS")
     assert driven.deliver(VersionRead(3, BODY)) == [ContributionAnswer(3, BODY, 2)]
 
 
@@ -448,6 +453,8 @@ def test_client_is_answered_once_for_each_contribution_and_trains_from_what_it_w
                     if manners is G30:
                         assert told == label
                     label, adopted = None, read_version if read_version is not None else adopted
+                case NoteRefusal():
+                    pass
                 case _:
                     raise AssertionError(want)
 

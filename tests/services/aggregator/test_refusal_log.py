@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from disco.aggregator.v1 import aggregator_service_pb2 as messages
@@ -97,6 +98,38 @@ async def test_what_is_a_contribution_to_nothing_is_counted_and_kept_nowhere(
             with pytest.raises(MalformedMessage):
                 await refusals(member, size, token)
         assert not (await refusals(member)).refusals
+
+
+async def test_what_a_gateway_refused_is_kept_beside_what_was_refused_here(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with opened(store, tmp_path, SYNCHRONOUS) as room, room.member() as member:
+        await room.add_task(Policy(), scheme=Scheme.DECENTRALIZED, task_id="peers")
+        note: dict[str, Any] = {
+            "task_id": TASK,
+            "participant_id": "a",
+            "round": 0,
+            "reason": "INVALID_WEIGHTS",
+            "sentence": "x" * 600,
+        }
+        await member.stub.NoteRefusal(messages.NoteRefusalRequest(**note))
+        with pytest.raises(RoundAhead):
+            await member.submit("a", A, round=5)
+        newest, oldest = (await refusals(member)).refusals
+        assert (newest.reason, oldest.reason) == ("ROUND_AHEAD", "INVALID_WEIGHTS")
+        assert (oldest.participant_id, oldest.round, oldest.sentence, oldest.sha256) == ("a", 0, "x" * 512, b"")
+        wrong: list[tuple[type[DiscoError], dict[str, object]]] = [
+            (MalformedMessage, {"reason": "ROUND_STALE"}),  # the aggregator alone can say that
+            (MalformedMessage, {"reason": "anything"}),
+            (MalformedMessage, {"sha256": b"short"}),
+            (InvalidId, {"participant_id": "../a"}),
+            (TaskNotFound, {"task_id": "nope"}),
+            (WrongScheme, {"task_id": "peers"}),
+        ]
+        for kind, changes in wrong:
+            with pytest.raises(kind):
+                await member.stub.NoteRefusal(messages.NoteRefusalRequest(**{**note, **changes}))
+        assert len((await refusals(member)).refusals) == 2
 
 
 async def test_store_that_cannot_note_a_refusal_costs_the_note_alone(store: RedisRoundStore, tmp_path: Path) -> None:

@@ -653,7 +653,7 @@ class RefusedContribution(_message.Message):
     sentence: _builtins.str
     """One sentence for people, at most 512 characters."""
     sha256: _builtins.bytes
-    """SHA-256 of the contributed weights, as announced."""
+    """SHA-256 of the contributed weights, as announced. Empty: they could not be read."""
     @_builtins.property
     def refuse_time(self) -> _timestamp_pb2.Timestamp:
         """When it was refused."""
@@ -733,6 +733,67 @@ class ListRefusalsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRefusalsResponse: _TypeAlias = ListRefusalsResponse  # noqa: Y015
+
+@_typing.final
+class NoteRefusalRequest(_message.Message):
+    """Request of NoteRefusal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Which task."""
+    participant_id: _builtins.str
+    """Who contributed."""
+    round: _builtins.int
+    """Round whose version the training started from, as far as it is known."""
+    reason: _builtins.str
+    """INVALID_WEIGHTS, WEIGHTS_NOT_FINITE, TOO_LARGE or MALFORMED_MESSAGE: what
+    can be found without knowing the round. Others are MALFORMED_MESSAGE.
+    """
+    sentence: _builtins.str
+    """One sentence for people. What exceeds 512 characters is cut off."""
+    sha256: _builtins.bytes
+    """SHA-256 of the contributed weights. Empty: they have none, they could not be read."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        participant_id: _builtins.str = ...,
+        round: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        sentence: _builtins.str = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id", "reason", b"reason", "round", b"round", "sentence", b"sentence", "sha256", b"sha256", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteRefusalRequest: _TypeAlias = NoteRefusalRequest  # noqa: Y015
+
+@_typing.final
+class NoteRefusalResponse(_message.Message):
+    """Answer of NoteRefusal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteRefusalResponse: _TypeAlias = NoteRefusalResponse  # noqa: Y015
 
 @_typing.final
 class ListVersionsRequest(_message.Message):

@@ -95,6 +95,11 @@ class AggregatorServiceStub:
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsRequest.SerializeToString,
                 response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsResponse.FromString,
                 _registered_method=True)
+        self.NoteRefusal = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/NoteRefusal',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.NoteRefusalRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.NoteRefusalResponse.FromString,
+                _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/disco.aggregator.v1.AggregatorService/ListVersions',
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListVersionsRequest.SerializeToString,
@@ -237,6 +242,16 @@ class AggregatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NoteRefusal(self, request, context):
+        """Adds to what ListRefusals shows a contribution that a gateway refused: it
+        could not read weights of the task's model in it, so nothing was submitted.
+        Answers before the note is written, which may never be.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListVersions(self, request, context):
         """Lists the versions of a task, the newest first.
         Fails with INVALID_ID, TASK_NOT_FOUND, MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
@@ -353,6 +368,11 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     servicer.ListRefusals,
                     request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsRequest.FromString,
                     response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsResponse.SerializeToString,
+            ),
+            'NoteRefusal': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteRefusal,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.NoteRefusalRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.NoteRefusalResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -688,6 +708,33 @@ class AggregatorService:
             '/disco.aggregator.v1.AggregatorService/ListRefusals',
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsRequest.SerializeToString,
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.ListRefusalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteRefusal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/NoteRefusal',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.NoteRefusalRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.NoteRefusalResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -96,6 +96,12 @@ class AggregatorServiceStub:
     yet, and one that was refused while the round state could not be reached never is.
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
     """
+    NoteRefusal: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.NoteRefusalRequest, _aggregator_service_pb2.NoteRefusalResponse]
+    """Adds to what ListRefusals shows a contribution that a gateway refused: it
+    could not read weights of the task's model in it, so nothing was submitted.
+    Answers before the note is written, which may never be.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
+    """
     ListVersions: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.ListVersionsRequest, _aggregator_service_pb2.ListVersionsResponse]
     """Lists the versions of a task, the newest first.
     Fails with INVALID_ID, TASK_NOT_FOUND, MALFORMED_MESSAGE, STORED_DATA_DAMAGED.
@@ -198,6 +204,12 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     """Lists the last contributions to a task that were refused, the newest first: whose, and why. The last
     256 are kept, for a week, and in passing: one that was refused a moment ago on another replica may not be there
     yet, and one that was refused while the round state could not be reached never is.
+    Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
+    """
+    NoteRefusal: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.NoteRefusalRequest, _aggregator_service_pb2.NoteRefusalResponse]  # type: ignore[assignment]
+    """Adds to what ListRefusals shows a contribution that a gateway refused: it
+    could not read weights of the task's model in it, so nothing was submitted.
+    Answers before the note is written, which may never be.
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
     """
     ListVersions: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.ListVersionsRequest, _aggregator_service_pb2.ListVersionsResponse]  # type: ignore[assignment]
@@ -365,6 +377,18 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the last contributions to a task that were refused, the newest first: whose, and why. The last
         256 are kept, for a week, and in passing: one that was refused a moment ago on another replica may not be there
         yet, and one that was refused while the round state could not be reached never is.
+        Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
+        """
+
+    @_abc_1.abstractmethod
+    def NoteRefusal(
+        self,
+        request: _aggregator_service_pb2.NoteRefusalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.NoteRefusalResponse, _abc.Awaitable[_aggregator_service_pb2.NoteRefusalResponse]]:
+        """Adds to what ListRefusals shows a contribution that a gateway refused: it
+        could not read weights of the task's model in it, so nothing was submitted.
+        Answers before the note is written, which may never be.
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME, MALFORMED_MESSAGE.
         """
 
