@@ -32,6 +32,8 @@ def copy(tmp_path: Path) -> Path:
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    # `services` is spread over the search path otherwise: over the copy and the installed one, of which either is read.
+    (tmp_path / "services" / "__init__.py").touch()
     return tmp_path
 
 
