@@ -45,7 +45,7 @@ from contextlib import contextmanager
 
 from learning.federated import Admission, GroupConflict, RoundMoved, RoundStatus, State, is_due
 from learning.ids import TaskId
-from learning.refusals import DiscoError, NormTooLarge, Refusal, StoreUnavailable, WeightCapReached
+from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapReached
 from learning.weighing import weight_of
 from roundstore.store import RoundStore
 from services.aggregator.changes import Changes, either
@@ -211,6 +211,8 @@ class Committer:
             if isinstance(verdict, Refusal) and status is not self._was_read:
                 self._must_read = True
                 break
+            if isinstance(verdict, Refusal):
+                verdict = await self._receipt_or(verdict, offered, status)
             if not isinstance(verdict, int):
                 self._waiting.pop(offered, None)
                 _answer(offered, verdict)
@@ -233,14 +235,17 @@ class Committer:
                 offered.searched_before = status.number
             weight = weight_of(status, base_round=offered.base_round, sample_count=offered.sample_count)
             await current.check(offered)
-            try:
-                offered.norm = await self._norms.check(offered, status)
-            except NormTooLarge as refusal:
-                # Here alone another replica may have judged otherwise, a moment ago: what is counted gets its receipt.
-                return await self._find(offered, status) or refusal
+            offered.norm = await self._norms.check(offered, status)
         except Refusal as refusal:
             return refusal
         return weight
+
+    async def _receipt_or(self, refusal: Refusal, offered: Offered, status: RoundStatus) -> Admission | Refusal:
+        """What was sent twice may be counted by now, by the group before or at another replica, and take the room itself."""
+        try:
+            return await self._find(offered, status) or refusal
+        except Refusal as other:
+            return other
 
     async def _find(self, offered: Offered, status: RoundStatus) -> Admission | None:
         """Raises DuplicateContribution."""

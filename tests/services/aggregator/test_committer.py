@@ -224,6 +224,34 @@ async def test_same_participant_twice_in_one_queue_is_admitted_once(store: Redis
         await check_version(room, member, 1, {"a": (A, 1), "b": (B, 1), "c": (C, 1), "d": (D, 1)})
 
 
+async def test_contribution_sent_twice_is_not_refused_for_the_room_that_it_takes_itself(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    # What should happen: the group ends before "c", for which there is no room; the second "b" is judged after the
+    # group is committed, finds no room either, and gets the receipt of the first.
+    # What should not happen: "b" is counted and told that it is not.
+    troubled, held = TroubledStore(store), Held()
+    everybody = Policy(min_participants=1, deadline_s=600, staleness_weights=(1,), max_total_weight=9)
+    async with opened(store, tmp_path, everybody) as room, room.member(troubled) as member:
+        for who in ("a", "b", "c"):
+            await member.join(who)
+        troubled.trouble("commit_group", held)
+        first = asyncio.create_task(member.submit("a", A, sample_count=3))
+        await held.reached.wait()
+        sent = []
+        for who, weights, samples in (("b", B, 6), ("c", C, 3), ("b", B, 6)):
+            sent.append(asyncio.create_task(member.submit(who, weights, sample_count=samples)))
+            while len(member.replica._intake._committers[TASK]._waiting) < len(sent):
+                await asyncio.sleep(0.001)
+        held.release.set()
+        await first
+        counted, refused, repeated = await asyncio.gather(*sent, return_exceptions=True)
+        assert isinstance(refused, WeightCapReached)
+        assert counted == repeated
+        await member.leave("c")
+        await check_version(room, member, 1, {"a": (A, 3), "b": (B, 6)})
+
+
 @pytest.mark.parametrize(("staleness_weights", "weight"), [((5, 2), 2), ((5,), None)])
 async def test_contribution_that_the_round_moved_away_from_is_judged_anew(
     store: RedisRoundStore, tmp_path: Path, staleness_weights: tuple[int, ...], weight: int | None
