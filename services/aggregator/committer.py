@@ -241,7 +241,7 @@ class Committer:
         return weight
 
     async def _receipt_or(self, refusal: Refusal, offered: Offered, status: RoundStatus) -> Admission | Refusal:
-        """What was sent twice may be counted by now, by the group before or at another replica, and take the room itself."""
+        """What was sent twice may be counted by now, by the group before or at another replica, and take the room."""
         try:
             return await self._find(offered, status) or refusal
         except Refusal as other:
