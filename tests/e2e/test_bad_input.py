@@ -8,6 +8,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -137,6 +138,38 @@ async def test_no_stranger_costs_three_training_clients_anything(
     newest = np.frombuffer((await system.get(f"tasks/{TASK}/weights.bin"))[1], "<f4")
     assert np.isfinite(newest).all()
     assert np.abs(newest).max() < 1e3
+
+
+REASONS = {
+    "weights that are a number": "MALFORMED_MESSAGE",
+    "weights whose bytes are no document": "MALFORMED_MESSAGE",
+    "weights that are missing": "MALFORMED_MESSAGE",
+    "not a number": "WEIGHTS_NOT_FINITE",
+    "infinity": "WEIGHTS_NOT_FINITE",
+    "a weight beyond the bound": "WEIGHTS_OUT_OF_BOUND",
+    "a tensor too few": "INVALID_WEIGHTS",
+    "a tensor that is turned": "INVALID_WEIGHTS",
+}
+"""Of the bad frames, those that are contributions: why they are refused."""
+
+
+async def test_every_contribution_that_was_refused_stands_in_the_list_of_its_task(limited_system: System) -> None:
+    system = limited_system
+    for name in BAD_FRAMES:
+        await misbehave(system, name)
+    found: list[dict[str, Any]] = []
+
+    async def all_are_listed() -> bool:
+        status, body = await system.get(f"tasks/{TASK}/refusals")
+        assert status == 200
+        found[:] = msgspec.json.decode(body)["refusals"]
+        return len(found) >= len(REASONS)
+
+    await eventually(all_are_listed, 30)
+    assert sorted(refusal["reason"] for refusal in found) == sorted(REASONS.values())
+    for refusal in found:
+        assert refusal["sentence"]
+        assert len(refusal["sha256"]) == (64 if refusal["reason"] == "WEIGHTS_OUT_OF_BOUND" else 0)
 
 
 async def test_unknown_tasks_and_bad_ids_are_refused_on_the_upgrade(system: System) -> None:
