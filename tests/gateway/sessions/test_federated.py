@@ -33,6 +33,7 @@ from gateway.sessions.federated_terms import (
     JoinTask,
     LeaveTask,
     MetadataRead,
+    NoteRefusal,
     ReadMetadata,
     ReadVersion,
     RoundSeen,
@@ -176,7 +177,8 @@ def test_contribution_of_other_shapes_is_refused() -> None:
         driven.receive(Contribute(b"\0" * 8, ((1, 2),), 0))
     with pytest.raises(InvalidWeights, match="2 tensors, the model has 1"):
         driven.receive(Contribute(b"\0" * 8, ((1,), (1,)), 0))
-    assert driven.wants() == []
+    # What should not happen: that it is submitted.
+    assert [(type(want), want.refusal.reason) for want in driven.wants()] == [(NoteRefusal, "INVALID_WEIGHTS")] * 2
 
 
 def test_contribution_waits_until_its_round_is_known() -> None:

@@ -144,7 +144,22 @@ async def test_closer_that_dies_between_two_steps_leaves_the_same_bytes_to_the_n
             assert len(await room.blobs.list(names.rule_states_of_version(TASK, 2))) == 1
 
 
-@pytest.mark.parametrize("change", ["damaged", "longer", "shorter", "missing"])
+CHANGES = ["damaged", "longer", "shorter", "missing"]
+
+
+async def damage(room: Room, change: str, *, state: bytes) -> str:
+    """Changes what the rule goes on with after round 0; the name of that blob."""
+    entry = await records.read_ledger_entry(room.blobs, TASK, 1)
+    name = names.rule_state(TASK, 1, entry.state_digest)
+    broken = {"damaged": state[:-1] + b"\x00", "longer": state + state, "shorter": state[:-8]}
+    if change == "missing":
+        await room.blobs.delete(name)
+    else:
+        await room.blobs.write(name, [broken[change]])
+    return name
+
+
+@pytest.mark.parametrize("change", CHANGES)
 async def test_a_state_that_is_not_what_the_ledger_says_makes_no_version(
     store: RedisRoundStore, tmp_path: Path, change: str
 ) -> None:
@@ -153,21 +168,35 @@ async def test_a_state_that_is_not_what_the_ledger_says_makes_no_version(
         async with room.member() as member:
             await contribute(member, 0)
             await member.reaches(1)
-        entry = await records.read_ledger_entry(room.blobs, TASK, 1)
-        name, state = names.rule_state(TASK, 1, entry.state_digest), states[0]
-        broken = {"damaged": state[:-1] + b"\x00", "longer": state + state, "shorter": state[:-8]}
-        if change == "missing":
-            await room.blobs.delete(name)
-        else:
-            await room.blobs.write(name, [broken[change]])
         async with room.member(attending=False) as closer:
             await contribute(closer, 1)
+            name = await damage(room, change, state=states[0])
             with pytest.raises(StoredDataDamaged) as damaged:
                 await closer.replica.closing.close(await room.status())
             assert damaged.value.variables == {"name": name}
-            await room.blobs.write(name, [state])
+            await room.blobs.write(name, [states[0]])
             assert await closer.replica.closing.close(await room.status())
             assert await closer.version() == (2, versions[1])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_state_that_is_lost_when_a_replica_starts_is_made_again_from_the_round_that_made_it(
+    store: RedisRoundStore, tmp_path: Path, change: str
+) -> None:
+    versions, states = trajectory("fedadam", 2)
+    async with opened(store, tmp_path, aggregation=FEDADAM) as room:
+        async with room.member() as member:
+            await contribute(member, 0)
+            await member.reaches(1)
+        name = await damage(room, change, state=states[0])
+        async with room.member() as member:
+            await member.join("somebody")  # attended from now on
+            await member.leave("somebody")
+            await member.reaches(1)
+            assert await room.blobs.read(name) == states[0]
+            await contribute(member, 1)
+            await member.reaches(2)
+            assert await member.version() == (2, versions[1])
 
 
 async def test_a_task_that_asks_for_the_mean_keeps_no_state(store: RedisRoundStore, tmp_path: Path) -> None:
