@@ -50,6 +50,7 @@ CLOSE_CODES: dict[str, int] = {
     "QUOTA_EXCEEDED": 4520,
     "TOO_MANY_UPLOADS": 4012,
     "STORAGE_FULL": 4013,
+    "NOT_HANDED_OVER": 4014,
     "TOO_LARGE": 1009,
     "INTERNAL": 1011,
 }

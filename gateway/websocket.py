@@ -45,6 +45,7 @@ from gateway.sessions import decentralized, federated_terms
 from gateway.sessions.federated import FederatedSession
 from gateway.settings import GatewaySettings
 from gateway.signaling_link import SignalingLink
+from gateway.submitting import Submitting
 from gateway.task_directory import TaskDirectory, TaskEntry
 from gateway.versions import Versions
 from gateway.web_server import ANSWERED
@@ -93,6 +94,7 @@ class WebSocketEndpoint:
         *,
         directory: TaskDirectory,
         hub: Hub,
+        submitting: Submitting,
         versions: Versions,
         metrics: GatewayMetrics,
     ) -> None:
@@ -101,6 +103,7 @@ class WebSocketEndpoint:
         self._signaling = clients.signaling()
         self._directory = directory
         self._hub = hub
+        self._submitting = submitting
         self._versions = versions
         self._metrics = metrics
         self._introductions = Introductions()
@@ -220,6 +223,7 @@ class WebSocketEndpoint:
             participant,
             aggregator=self._aggregator,
             hub=self._hub,
+            submitting=self._submitting,
             versions=self._versions,
             dialect=dialect,
             notes=self._notes,

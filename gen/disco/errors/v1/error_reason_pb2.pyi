@@ -112,6 +112,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The contribution changes the model much more than those before it did, and the task asks that this be refused
     (NormGate). FAILED_PRECONDITION. metadata: norm, limit.
     """
+    ERROR_REASON_NOT_HANDED_OVER: _ErrorReason.ValueType  # 38
+    """A file that was to hold weights cannot be read where the call arrived; stream them instead. FAILED_PRECONDITION."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a caller of Disco may be given for a refusal or a fault.
@@ -212,4 +214,6 @@ ERROR_REASON_NORM_TOO_LARGE: ErrorReason.ValueType  # 37
 """The contribution changes the model much more than those before it did, and the task asks that this be refused
 (NormGate). FAILED_PRECONDITION. metadata: norm, limit.
 """
+ERROR_REASON_NOT_HANDED_OVER: ErrorReason.ValueType  # 38
+"""A file that was to hold weights cannot be read where the call arrived; stream them instead. FAILED_PRECONDITION."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
