@@ -7,7 +7,8 @@ any await, and so may the stores. What is then true, and why nothing is lost and
 nothing is counted twice:
 
     judging        Nothing was changed. The sender repeats the call on another replica.
-    fold           Only memory was changed, and it dies with the process.
+    fold           Only memory was changed, and it dies with the process. Members are folded as they come, until
+                   no more are expected for a moment.
     write          Only the slot was changed that no pointer names, and may be changed yet. The sum in memory
                    is forgotten; the next group begins an empty one under a new name, in new slots.
     commit_group   The store has done all of it or nothing, or will do it yet, and nobody knows which. Again
@@ -43,7 +44,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from learning.federated import Admission, GroupConflict, RoundMoved, RoundStatus, State, is_due
+from learning.federated import (
+    Admission,
+    GroupConflict,
+    RoundMoved,
+    RoundStatus,
+    State,
+    contributions_needed,
+    is_due,
+)
 from learning.ids import TaskId
 from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapReached
 from learning.weighing import weight_of
@@ -60,6 +69,8 @@ GROUP_BYTES = 64 << 20
 GROUP_MEMBERS = 256
 COMMIT_S = 0.002
 COMMIT_BYTES_PER_S = 1 << 30
+GATHERED_TIMES = 4
+"""A group that others join goes on gathering for so many times the patience that it has with the next one."""
 LOOK_AGAIN_S = 1.0
 
 
@@ -88,6 +99,7 @@ class Committer:
         self._begin = begin
         self._metrics = metrics
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
         self._waiting: dict[Offered, None] = {}
         self._taken: Sequence[Offered] = ()
         self._sum: Collection | None = None
@@ -115,6 +127,7 @@ class Committer:
     def offer(self, offered: Offered) -> None:
         """Takes a contribution in; `offered.answer` is settled later."""
         self._waiting[offered] = None
+        self._somebody_came.set()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
 
@@ -161,8 +174,14 @@ class Committer:
                 current = self._sum = await self._begin(status)
             except RoundMoved:
                 return  # far: it is read again
-        await self._gather(current)
-        self._taken = await self._next_group(status, current)
+        patience = COMMIT_S + current.size / COMMIT_BYTES_PER_S  # what committing without the others would take
+        until = self._loop.time() + GATHERED_TIMES * patience
+        self._taken = []
+        while others := await self._next_members(status, current):
+            self._taken = [*self._taken, *others]
+            await current.fold(others)
+            if self._must_read or not await self._another_comes(status, min(self._loop.time() + patience, until)):
+                break
         if self._taken:
             await self._commit(self._taken, current, status)
             self._taken = ()
@@ -187,26 +206,32 @@ class Committer:
             await either(hint, seconds=LOOK_AGAIN_S)
         return None
 
-    async def _gather(self, current: Collection) -> None:
-        """Waits while contributions are arriving, at most as long as committing without them would take."""
-        try:
-            async with asyncio.timeout(COMMIT_S + current.size / COMMIT_BYTES_PER_S):
-                while self._arriving and len(self._waiting) < GROUP_MEMBERS:
-                    self._somebody_came.clear()
+    async def _another_comes(self, status: RoundStatus, until: float) -> bool:
+        """Waits for another contribution while one is arriving, or is needed to close the round."""
+        while not self._waiting:
+            is_expected = contributions_needed(status) > status.contributions + len(self._taken)
+            if not self._arriving and not is_expected:
+                return False
+            self._somebody_came.clear()
+            try:
+                async with asyncio.timeout_at(until):
                     await self._somebody_came.wait()
-        except TimeoutError:
-            pass
+            except TimeoutError:
+                return False
+        return True
 
-    async def _next_group(self, status: RoundStatus, current: Collection) -> list[Offered]:
-        """Takes those out of the queue that can be committed together, and answers those that cannot be at all."""
+    async def _next_members(self, status: RoundStatus, current: Collection) -> list[Offered]:
+        """Takes those out of the queue that can be committed with those that were taken, and answers those that
+        cannot be at all."""
         group: dict[str, Offered] = {}
-        size, room = 0, current.room
+        taken = {offered.participant_id for offered in self._taken}
+        size, room = sum(len(offered.weights) for offered in self._taken), current.room
         for offered in tuple(self._waiting):
-            if offered.participant_id in group:
+            if offered.participant_id in group or offered.participant_id in taken:
                 offered.searched_before = -1  # by the next group's turn, the first may be counted in this very round
                 continue
             verdict = await self._judged(offered, status, current)
-            if isinstance(verdict, int) and verdict > room and not group:
+            if isinstance(verdict, int) and verdict > room and not group and not taken:
                 verdict = WeightCapReached(cap=status.weight_cap)
             if isinstance(verdict, Refusal) and status is not self._was_read:
                 self._must_read = True
@@ -218,7 +243,8 @@ class Committer:
                 _answer(offered, verdict)
                 continue
             size += len(offered.weights)
-            if group and (verdict > room or size > GROUP_BYTES or len(group) == GROUP_MEMBERS):
+            is_full = size > GROUP_BYTES or len(group) + len(taken) == GROUP_MEMBERS
+            if (group or taken) and (verdict > room or is_full):
                 break
             offered.weight = verdict
             room -= verdict
@@ -257,7 +283,6 @@ class Committer:
         )
 
     async def _commit(self, group: Sequence[Offered], current: Collection, status: RoundStatus) -> None:
-        await current.fold(group)
         while group:
             try:
                 admissions, after = await self._store.commit_group(
