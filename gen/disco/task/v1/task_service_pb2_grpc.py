@@ -147,7 +147,7 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTask(self, request, context):
-        """Changes what is told about a task, also while it runs: all of `display`, and of
+        """Changes what is told about a task, also while it runs: all of `display`, `pinned_dialect`, and of
         `training` the fields `epochs`, `batch_size`, `validation_split`,
         `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
         weights mean or how they are aggregated, and stays as it was created: another value is

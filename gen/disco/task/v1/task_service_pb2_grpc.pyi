@@ -75,7 +75,7 @@ class TaskServiceStub:
     STORE_UNAVAILABLE.
     """
     UpdateTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.UpdateTaskRequest, _task_service_pb2.UpdateTaskResponse]
-    """Changes what is told about a task, also while it runs: all of `display`, and of
+    """Changes what is told about a task, also while it runs: all of `display`, `pinned_dialect`, and of
     `training` the fields `epochs`, `batch_size`, `validation_split`,
     `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
     weights mean or how they are aggregated, and stays as it was created: another value is
@@ -142,7 +142,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     STORE_UNAVAILABLE.
     """
     UpdateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.UpdateTaskRequest, _task_service_pb2.UpdateTaskResponse]  # type: ignore[assignment]
-    """Changes what is told about a task, also while it runs: all of `display`, and of
+    """Changes what is told about a task, also while it runs: all of `display`, `pinned_dialect`, and of
     `training` the fields `epochs`, `batch_size`, `validation_split`,
     `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
     weights mean or how they are aggregated, and stays as it was created: another value is
@@ -248,7 +248,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.UpdateTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.UpdateTaskResponse, _abc.Awaitable[_task_service_pb2.UpdateTaskResponse]]:
-        """Changes what is told about a task, also while it runs: all of `display`, and of
+        """Changes what is told about a task, also while it runs: all of `display`, `pinned_dialect`, and of
         `training` the fields `epochs`, `batch_size`, `validation_split`,
         `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
         weights mean or how they are aggregated, and stays as it was created: another value is
