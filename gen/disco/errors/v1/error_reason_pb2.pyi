@@ -112,6 +112,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The contribution changes the model much more than those before it did, and the task asks that this be refused
     (NormGate). FAILED_PRECONDITION. metadata: norm, limit.
     """
+    ERROR_REASON_MODEL_NOT_SENT: _ErrorReason.ValueType  # 38
+    """The task has a `model_url`, and neither model nor file came with it: the task service fetches nothing. Send the
+    model, or create the task at the gateway, which does. INVALID_ARGUMENT. metadata: taskId.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a caller of Disco may be given for a refusal or a fault.
@@ -211,5 +215,9 @@ ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 36
 ERROR_REASON_NORM_TOO_LARGE: ErrorReason.ValueType  # 37
 """The contribution changes the model much more than those before it did, and the task asks that this be refused
 (NormGate). FAILED_PRECONDITION. metadata: norm, limit.
+"""
+ERROR_REASON_MODEL_NOT_SENT: ErrorReason.ValueType  # 38
+"""The task has a `model_url`, and neither model nor file came with it: the task service fetches nothing. Send the
+model, or create the task at the gateway, which does. INVALID_ARGUMENT. metadata: taskId.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

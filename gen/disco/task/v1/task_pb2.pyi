@@ -559,7 +559,9 @@ class TrainingInformation(_message.Message):
     learning_rate: _builtins.float
     """Step size. Absent: the optimizer's own."""
     model_url: _builtins.str
-    """Where the client may read the initial model itself; absolute URL, or empty."""
+    """Where the client may read the initial model itself; absolute URL, or empty. The task service does not:
+    CreateTask needs the model all the same. (The gateway fetches it for POST /tasks.)
+    """
     tokenizer: _builtins.str
     """Name of a tokenizer, for text."""
     max_sequence_length: _builtins.int

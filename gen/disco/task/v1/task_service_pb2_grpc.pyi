@@ -53,9 +53,9 @@ class TaskServiceStub:
     """Creates a task. The first message holds `header`, the others hold
     `weights_chunk`; no chunk at all means that the server initializes the
     weights from the topology. With `model_file` the chunks are that file, which is
-    converted in a process of its own, with limits. Safe to send again with the same `request_id`:
+    converted in a process of its own, with limits. Nothing is fetched: a `training.model_url` is no model. Safe to send again with the same `request_id`:
     the answer is then the same.
-    Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
+    Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, MODEL_NOT_SENT, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
     never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
     STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
@@ -120,9 +120,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Creates a task. The first message holds `header`, the others hold
     `weights_chunk`; no chunk at all means that the server initializes the
     weights from the topology. With `model_file` the chunks are that file, which is
-    converted in a process of its own, with limits. Safe to send again with the same `request_id`:
+    converted in a process of its own, with limits. Nothing is fetched: a `training.model_url` is no model. Safe to send again with the same `request_id`:
     the answer is then the same.
-    Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
+    Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, MODEL_NOT_SENT, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
     never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
     STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
@@ -208,9 +208,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a task. The first message holds `header`, the others hold
         `weights_chunk`; no chunk at all means that the server initializes the
         weights from the topology. With `model_file` the chunks are that file, which is
-        converted in a process of its own, with limits. Safe to send again with the same `request_id`:
+        converted in a process of its own, with limits. Nothing is fetched: a `training.model_url` is no model. Safe to send again with the same `request_id`:
         the answer is then the same.
-        Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
+        Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, MODEL_NOT_SENT, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
         never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
         STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
