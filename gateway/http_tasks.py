@@ -74,7 +74,11 @@ CREATION: dict[str, Any] = {
                 "required": ["task"],
                 "properties": {
                     "task": {"type": "string", "description": "The task: a JSON document."},
-                    "model": {"type": "string", "format": "binary", "description": "model.json, or a file of Keras."},
+                    "model": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "model.json, a file of Keras, or a zip archive.",
+                    },
                     "weights": {
                         "type": "array",
                         "items": {"type": "string", "format": "binary"},

@@ -2,7 +2,7 @@
 
     application/json, or any other type     {"task": …, "model": …} in any spelling that a client has
     multipart/form-data                     task (JSON), model, shards; the model is model.json, or a file of Keras, or
-                                            bytes as a client encodes them
+                                            a zip archive of a SavedModel, or bytes as a client encodes them
     no model, but a modelURL in the task    the model is fetched from there
 
 Files lie in a directory that goes when the block ends; of their weights one chunk at
@@ -37,9 +37,9 @@ from learning.refusals import InvalidId, InvalidModel, InvalidTask, MalformedMes
 from learning.task import Task
 from rpc.chunks import chunks_of
 
-_CONVERTED: Final = (".h5", ".hdf5", ".keras", ".safetensors")
+_CONVERTED: Final = (".h5", ".hdf5", ".keras", ".safetensors", ".zip")
 """The task service converts files that end so."""
-_NOT_CONVERTED: Final = (".zip", ".onnx", ".pt", ".pth", ".pb", ".pkl")
+_NOT_CONVERTED: Final = (".onnx", ".pt", ".pth", ".pb", ".pkl")
 _FILE_CHUNK_BYTES: Final = 1 << 18
 
 
