@@ -19,6 +19,8 @@ from tests.e2e.composed_system import ROOT, ComposedSystem
 from tests.waiting import eventually
 
 WEIGHTS = bytes(4 * 2410)
+SPOOLED = "import tempfile; print(tempfile.gettempdir())"
+"""Where Python, as the container's user, can and does write what it spools."""
 
 
 @pytest_asyncio.fixture
@@ -94,6 +96,12 @@ async def test_composed_system_trains_and_loses_nothing(system: ComposedSystem) 
         assert container["Config"]["User"] in ("disco", "redis")
         is_gateway = container["Config"]["Labels"]["com.docker.compose.service"] == "gateway"
         assert any(container["NetworkSettings"]["Ports"].values()) == is_gateway
+    for service in ("gateway", "task-service"):
+        (container,) = system.containers(service)
+        assert "TMPDIR=/spool" in container["Config"]["Env"]
+        assert [each["Type"] for each in container["Mounts"] if each["Destination"] == "/spool"] == ["volume"]
+        left = system.compose("exec", "-T", service, "python", "-c", SPOOLED)
+        assert left.strip() == "/spool"
     (gateway,) = system.containers("gateway")
     assert list(gateway["NetworkSettings"]["Networks"]) == [f"{system.project}_calls"]
 
