@@ -18,12 +18,14 @@ from urllib.parse import urlsplit
 from disco_server.cannot_start import CannotStart
 from disco_server.data_directory import locked
 from disco_server.embedded_redis import EmbeddedRedis, answers
+from disco_server.handover_folder import handover_folder
 from disco_server.processes import POLL_S, Supervisor
 from disco_server.screen import Screen, TaskRow
 from disco_server.settings import LauncherSettings
 from disco_server.system import System, decide
 
 REDIS_S = 15.0
+HANDOVER_DIR = "DISCO_HANDOVER_DIR"
 
 
 RunGateway = Callable[[System, Mapping[str, str]], AbstractAsyncContextManager[None]]
@@ -59,8 +61,9 @@ class Launcher:
             system = decide(self._settings)
             async with AsyncExitStack() as stack:
                 redis = await self._own_redis(directory, stack)
+                handover = stack.enter_context(handover_folder())
                 stack.push_async_callback(self._supervisor.stop)
-                started = await _unless(stop, self._start(system, redis, directory, stack))
+                started = await _unless(stop, self._start(system, redis, directory, handover, stack))
                 if started:
                     if self._ready is not None:
                         self._ready(system.address)
@@ -94,13 +97,22 @@ class Launcher:
                     )
                 complained = True
 
-    async def _start(self, system: System, redis: EmbeddedRedis | None, directory: Path, stack: AsyncExitStack) -> None:
+    async def _start(
+        self,
+        system: System,
+        redis: EmbeddedRedis | None,
+        directory: Path,
+        handover: Path | None,
+        stack: AsyncExitStack,
+    ) -> None:
         environment = {
             **self._environment,
             "DISCO_DATA_DIR": str(directory),
             "DISCO_LOG_FORMAT": "json" if self._settings.log_format == "json" else "console",
             "PYTHONUNBUFFERED": "1",
         }
+        if handover is not None:
+            environment.setdefault(HANDOVER_DIR, str(handover))
         if redis is None:
             await _wait_for_redis(self._settings.redis_url)
         else:

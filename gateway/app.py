@@ -26,10 +26,12 @@ from gateway.models import Models
 from gateway.problems import answer_with_problems, problem
 from gateway.service_clients import ServiceClients
 from gateway.settings import GatewaySettings
+from gateway.submitting import Submitting
 from gateway.task_directory import TaskDirectory
 from gateway.task_permission import TaskPermission
 from gateway.versions import Versions
 from gateway.websocket import WebSocketEndpoint
+from rpc.handover import Handover
 
 GREETED_PATHS = ("/", "/feai", "/deai", "/federated", "/decentralized")
 DESCRIPTION = (
@@ -84,16 +86,22 @@ def new_http_app() -> FastAPI:
 
 
 def create_app(
-    settings: GatewaySettings, clients: ServiceClients, *, registry: CollectorRegistry, http: FastAPI | None = None
+    settings: GatewaySettings,
+    clients: ServiceClients,
+    *,
+    registry: CollectorRegistry,
+    handover: Handover | None = None,
+    http: FastAPI | None = None,
 ) -> Gateway:
-    """The gateway over `clients`, which stay the caller's to close.
+    """The gateway over `clients` and `handover`, which stay the caller's to close.
 
     Routes that `http` has already come after those that are documented, and before the greetings of bare paths.
     """
     metrics = GatewayMetrics(registry)
     directory = TaskDirectory(clients.task_service(), clock=time.monotonic)
     hub = Hub(clients.aggregator())
-    versions = Versions(clients.aggregator(), limit_bytes=settings.max_message_bytes)
+    submitting = Submitting(clients.aggregator(), handover, clock=time.monotonic)
+    versions = Versions(clients.aggregator(), handover, limit_bytes=settings.max_message_bytes, clock=time.monotonic)
     models = Models(clients.task_service(), limit_bytes=settings.max_message_bytes)
     bodies = Bodies(max_bytes=settings.max_message_bytes)
     readiness = Readiness(clients)
@@ -124,7 +132,14 @@ def create_app(
     choice = DialectChoice(settings, directory=directory, clock=time.monotonic)
     edge = HttpEdge(http, choice=choice, metrics=metrics)
     sockets = WebSocketEndpoint(
-        settings, clients, choice=choice, directory=directory, hub=hub, versions=versions, metrics=metrics
+        settings,
+        clients,
+        choice=choice,
+        directory=directory,
+        hub=hub,
+        submitting=submitting,
+        versions=versions,
+        metrics=metrics,
     )
     return Gateway(edge, sockets, cast(ASGIApp, http), readiness)
 

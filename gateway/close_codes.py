@@ -51,6 +51,7 @@ CLOSE_CODES: dict[str, int] = {
     "MODEL_NOT_SENT": 4522,
     "TOO_MANY_UPLOADS": 4012,
     "STORAGE_FULL": 4013,
+    "NOT_HANDED_OVER": 4014,
     "TOO_LARGE": 1009,
     "INTERNAL": 1011,
 }

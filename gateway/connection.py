@@ -26,8 +26,8 @@ from gateway.close_codes import close_frame
 from gateway.dialects.messages import ClientMessage, ServerMessage
 from gateway.metrics import GatewayMetrics
 from gateway.outbox import Outbox
-from gateway.versions import THREAD_FROM_BYTES
 from learning.refusals import DiscoError, InternalError, MalformedMessage
+from rpc.off_loop import off_loop
 
 Call = TypeVar("Call")
 Event = TypeVar("Event", contravariant=True)
@@ -151,9 +151,7 @@ class Connection(Generic[Call, Event]):
     async def _decoded(self, frame: bytes | None) -> ClientMessage:
         if frame is None:
             raise MalformedMessage(problem="text frames mean nothing here")
-        if len(frame) < THREAD_FROM_BYTES:
-            return self._codec.decode(frame)
-        return await asyncio.to_thread(self._codec.decode, frame)
+        return await off_loop(len(frame), self._codec.decode, frame)
 
     async def _write(self, send: Send) -> None:
         while True:

@@ -8,9 +8,8 @@ means, too.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from disco.aggregator.v1.aggregator_service_pb2 import (
@@ -18,7 +17,6 @@ from disco.aggregator.v1.aggregator_service_pb2 import (
     JoinTaskRequest,
     LeaveTaskRequest,
     PutMetadataRequest,
-    SubmitContributionRequest,
 )
 
 from gateway.dialects.dialect import Dialect
@@ -44,15 +42,14 @@ from gateway.sessions.federated_terms import (
     VersionRead,
     VersionUnavailable,
 )
-from gateway.versions import THREAD_FROM_BYTES, Versions
+from gateway.submitting import Submitting
+from gateway.versions import Versions
 from learning.refusals import DiscoError, Fault, StoreUnavailable
 from rpc.channel import retrying
-from rpc.chunks import written_chunks_of
 
 if TYPE_CHECKING:
     from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
 
-SUBMIT_WITHIN_S = 60.0
 LEAVE_WITHIN_S = 3.0
 
 Result = TypeVar("Result")
@@ -70,6 +67,7 @@ class FederatedCalls:
         *,
         aggregator: AggregatorServiceAsyncStub,
         hub: Hub,
+        submitting: Submitting,
         versions: Versions,
         dialect: Dialect,
         notes: RefusalNotes,
@@ -81,6 +79,7 @@ class FederatedCalls:
         self._participant_id = participant_id
         self._aggregator = aggregator
         self._hub = hub
+        self._submitting = submitting
         self._versions = versions
         self._dialect = dialect
         self._notes = notes
@@ -123,27 +122,16 @@ class FederatedCalls:
         self._deliver(Joined(round_view(answer.round)))
 
     async def _submit(self, round: int, weights: bytes | memoryview) -> ContributionSettled:
-        digest = await _sha256(weights)
-        header = SubmitContributionRequest.Header(
-            task_id=self._task_id, participant_id=self._participant_id, round=round, sha256=digest
-        )
-
-        def parts() -> Iterator[Any]:  # the stub knows messages only; the channel takes those that are written, too
-            yield SubmitContributionRequest(header=header)
-            yield from written_chunks_of(weights)
-
         try:
-            answer = await retrying(
-                lambda: self._aggregator.SubmitContribution(parts(), timeout=SUBMIT_WITHIN_S), seconds=SUBMIT_WITHIN_S
-            )
+            receipt = await self._submitting.submit(self._task_id, self._participant_id, round=round, weights=weights)
         except DiscoError as error:
             # No dialect has room for the reason; who waits for an answer gets one from the session.
             self._metrics.contribution(error.reason)
             _log.debug("contribution.refused", task_id=self._task_id, round=round, reason=error.reason)
             return ContributionSettled(error=error)
         self._metrics.contribution("acknowledged")
-        _log.debug("contribution.acknowledged", task_id=self._task_id, round=answer.receipt.round)
-        return ContributionSettled(counted_in=answer.receipt.round)
+        _log.debug("contribution.acknowledged", task_id=self._task_id, round=receipt.round)
+        return ContributionSettled(counted_in=receipt.round)
 
     async def _read(self, version: int, until: float) -> Event:
         seconds = max(until - asyncio.get_running_loop().time(), 0.05)
@@ -199,9 +187,3 @@ class FederatedCalls:
         reason = error.reason if isinstance(error, DiscoError) else "STORE_UNAVAILABLE"
         self._metrics.call_failed(call, reason)
         _log.debug("call.failed", call=call, task_id=self._task_id, reason=reason)
-
-
-async def _sha256(weights: bytes | memoryview) -> bytes:
-    if len(weights) < THREAD_FROM_BYTES:
-        return hashlib.sha256(weights).digest()
-    return await asyncio.to_thread(lambda: hashlib.sha256(weights).digest())

@@ -9,7 +9,6 @@ A body is held whole, or streamed from where it lies. Knows nothing of what a bo
 
 from __future__ import annotations
 
-import asyncio
 import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -22,6 +21,7 @@ from fastapi.responses import StreamingResponse
 
 from gateway.body_cache import BodyCache
 from gateway.problems import problem
+from rpc.off_loop import off_loop
 
 FRESH = "no-cache"
 FOR_GOOD = "public, max-age=31536000, immutable"
@@ -35,7 +35,8 @@ _GZIP = 31
 """How zlib is asked for gzip's header and trailer."""
 _ENTRY_BYTES = 1 << 10
 """What an entry of the cache takes beside its body, at most: one that is not worth it has none."""
-_THREAD_FROM_BYTES = 64 << 10
+_GZIP_COST = 16
+"""Compressing takes as long as going over so many times the bytes."""
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.IGNORECASE)
 _CODING = re.compile(r"(?:^|,)\s*(gzip|\*)\s*(?:;\s*q=([01](?:\.\d{0,3})?)\s*)?(?=,|$)", re.IGNORECASE)
 
@@ -102,9 +103,7 @@ class Bodies:
         """Nothing where it is not worth it."""
 
         async def make() -> bytes:
-            if served.size < _THREAD_FROM_BYTES:
-                return _gzip(served.body)
-            return await asyncio.to_thread(_gzip, served.body)
+            return await off_loop(_GZIP_COST * served.size, _gzip, served.body)
 
         return await self._compressed.get_or_make(served.tag, "gzip", 0, make)
 

@@ -18,9 +18,10 @@ from gateway.body_cache import BodyCache
 from gateway.dialects.dialect import ModelHead, Rendering
 from gateway.http_bodies import ServedBody, StreamedBody
 from gateway.shared_lookup import SharedLookup
-from gateway.versions import IDLE_TIMEOUT_S, THREAD_FROM_BYTES
+from gateway.versions import IDLE_TIMEOUT_S
 from learning.refusals import Fault, MalformedMessage, StoreUnavailable
 from rpc.chunks import chunk_parts, collect
+from rpc.off_loop import off_loop
 
 if TYPE_CHECKING:
     from disco.task.v1.task_service_pb2_grpc import TaskServiceAsyncStub
@@ -33,6 +34,8 @@ _SHARD_HEAD = ModelHead("application/octet-stream", b"", weights_follow=True)
 _STREAMED_SIZE = 16 << 10
 """What remembering a streamed body may take."""
 _TAG_CHARACTERS = 32
+_TEXT_COST = 16
+"""Writing weights as text, which some renderings do, takes as long as going over so many times their bytes."""
 
 Download = tuple[DownloadModelResponse.Header, AsyncIterator[DownloadModelResponse]]
 
@@ -90,10 +93,7 @@ class Models:
         if head is not None:
             return ServedBody(head.content_type, b"".join((head.octets, weights)), tag)
         assert rendering is not None, "a shard has a head"
-        if len(weights) < THREAD_FROM_BYTES:
-            body = rendering.render_model(header.model, memoryview(weights))
-        else:
-            body = await asyncio.to_thread(rendering.render_model, header.model, memoryview(weights))
+        body = await off_loop(_TEXT_COST * len(weights), rendering.render_model, header.model, memoryview(weights))
         return ServedBody(body.content_type, body.body, tag)
 
     async def _stream(self, task_id: str, version: int, head: bytes) -> AsyncGenerator[bytes, None]:

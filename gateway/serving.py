@@ -21,6 +21,7 @@ from gateway.task_sources.fetching import Fetcher
 from gateway.task_sources.offers import Offers
 from gateway.task_sources.task_folder import TaskFolder
 from gateway.web_server import DRAIN_HTTP_S, DRAIN_SOCKETS_S, WebServer, allow_files, listen, new_server
+from rpc.handover import opened
 from rpc.metrics import metrics_endpoint, new_registry
 from rpc.server import CannotListen
 
@@ -39,7 +40,8 @@ async def serving(settings: GatewaySettings, *, http: FastAPI | None = None) -> 
         listening = stack.enter_context(listen(settings.gateway_host, settings.gateway_port))
         clients = ServiceClients.open(settings)
         stack.push_async_callback(clients.close)
-        app = create_app(settings, clients, registry=registry, http=http)
+        handover = stack.enter_context(opened(settings.handover_dir))
+        app = create_app(settings, clients, registry=registry, handover=handover, http=http)
         server = new_server(app, settings)
         metrics = metrics_endpoint(registry, host=settings.metrics_host, port=settings.gateway_metrics_port)
         try:

@@ -12,10 +12,10 @@ from gateway.dialects.origin_table import origin_table
 from gateway.own_machine import is_loopback
 from gateway.sessions.federated import ANSWER_WITHIN_S
 from gateway.task_sources.allowed_addresses import Network, networks
-from rpc.settings import Port, ProcessSettings
+from rpc.settings import HandoverSettings, Port, ProcessSettings
 
 
-class GatewaySettings(ProcessSettings):
+class GatewaySettings(ProcessSettings, HandoverSettings):
     """Where the gateway listens, whom it calls, and what it allows."""
 
     gateway_host: str = Field("127.0.0.1", description="Address the gateway listens on; 0.0.0.0 for all.")

@@ -7,10 +7,11 @@ frames around them: memory does not grow with the number of readers.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from disco.aggregator.v1.aggregator_service_pb2 import ReadVersionRequest
+from disco.aggregator.v1.aggregator_service_pb2 import ReadVersionRequest, ReadVersionResponse
 
 from gateway.body_cache import BodyCache
 from gateway.dialects.dialect import Dialect
@@ -18,6 +19,8 @@ from gateway.dialects.messages import ContributionAnswer, EncodedWeights, Latest
 from learning.refusals import DiscoError, MalformedMessage, VersionNotFound
 from rpc.channel import retrying
 from rpc.chunks import chunk_parts, collect
+from rpc.handover import STREAMED_FOR_S, FileUnreadable, Handover
+from rpc.off_loop import off_loop
 
 if TYPE_CHECKING:
     from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
@@ -25,16 +28,24 @@ if TYPE_CHECKING:
 IDLE_TIMEOUT_S = 10.0
 FRAMES_KEPT = 4
 """Frames of one version in one dialect that are kept; each is as large as the version."""
-THREAD_FROM_BYTES = 256 << 10
-"""Work on more bytes than this happens in a thread, so that the event loop goes on."""
 
 
 class Versions:
     """One per gateway."""
 
-    def __init__(self, aggregator: AggregatorServiceAsyncStub, *, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        aggregator: AggregatorServiceAsyncStub,
+        handover: Handover | None = None,
+        *,
+        limit_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
         self._aggregator = aggregator
+        self._handover = handover
         self._limit_bytes = limit_bytes
+        self._clock = clock
+        self._streamed_until = clock()
         self._encoded: BodyCache[EncodedWeights] = BodyCache(max_bytes=4 * limit_bytes, size=len)
         self._frames: dict[tuple[str, str], tuple[EncodedWeights, dict[tuple[int, int], bytes]]] = {}
 
@@ -88,36 +99,62 @@ class Versions:
         except VersionNotFound:
             # Versions moved on while we asked, and this one is no longer kept.
             number, weights, shapes = await self._read(task_id, None)
-            body = await _encode(dialect, weights, shapes)
+            body = await off_loop(len(weights), dialect.encode_weights, weights, shapes)
             self._encoded.put(task_id, dialect.name, number, body)
             return number, body
 
     async def _read_and_encode(self, task_id: str, version: int, dialect: Dialect, *, seconds: float) -> EncodedWeights:
         _, weights, shapes = await retrying(lambda: self._read(task_id, version), seconds=seconds)
-        return await _encode(dialect, weights, shapes)
+        return await off_loop(len(weights), dialect.encode_weights, weights, shapes)
 
     async def _read(self, task_id: str, version: int | None) -> tuple[int, bytes | memoryview, Shapes]:
-        stream = self._aggregator.ReadVersion(ReadVersionRequest(task_id=task_id, version=version))
+        request = ReadVersionRequest(task_id=task_id, version=version)
+        if self._handover is not None and self._clock() >= self._streamed_until:
+            request.takes_handover = True
+            try:
+                return await self._read_as(request)
+            except FileUnreadable:
+                self._streamed_until = self._clock() + STREAMED_FOR_S
+                request.takes_handover = False
+        return await self._read_as(request)
+
+    async def _read_as(self, request: ReadVersionRequest) -> tuple[int, bytes | memoryview, Shapes]:
+        """Raises FileUnreadable."""
+        stream = self._aggregator.ReadVersion(request)
         try:
             messages = aiter(stream)
             first = await anext(messages, None)
             if first is None or first.WhichOneof("part") != "header":
                 raise MalformedMessage(problem="the stream of a version must begin with its header")
-            header = first.header
-            weights, digest = await collect(
-                chunk_parts(messages),
-                size=header.weights_size,
-                limit=self._limit_bytes,
-                idle_timeout=IDLE_TIMEOUT_S,
-            )
+            weights = await self._weights(first.header, messages)
         finally:
             stream.cancel()
-        if digest != header.sha256.hex():
-            raise MalformedMessage(problem="the weights do not have the digest that was announced")
+        header = first.header
         return header.version, memoryview(weights), tuple(tuple(spec.shape) for spec in header.weight_specs)
 
+    async def _weights(
+        self, header: ReadVersionResponse.Header, messages: AsyncIterator[ReadVersionResponse]
+    ) -> bytearray:
+        """Raises FileUnreadable."""
+        size = header.weights_size
+        second = await anext(messages, None)
+        if self._handover is not None and second is not None and second.WhichOneof("part") == "handed_over":
+            if second.handed_over.size != size or size > self._limit_bytes:
+                raise FileUnreadable
+            return await off_loop(size, self._handover.taken, second.handed_over)
+        weights, digest = await collect(
+            chunk_parts(_again(second, messages)), size=size, limit=self._limit_bytes, idle_timeout=IDLE_TIMEOUT_S
+        )
+        if digest != header.sha256.hex():
+            raise MalformedMessage(problem="the weights do not have the digest that was announced")
+        return weights
 
-async def _encode(dialect: Dialect, weights: bytes | memoryview, shapes: Shapes) -> EncodedWeights:
-    if len(weights) < THREAD_FROM_BYTES:
-        return dialect.encode_weights(weights, shapes)
-    return await asyncio.to_thread(dialect.encode_weights, weights, shapes)
+
+async def _again(
+    first: ReadVersionResponse | None, others: AsyncIterator[ReadVersionResponse]
+) -> AsyncIterator[ReadVersionResponse]:
+    """A stream whose first message was read already."""
+    if first is not None:
+        yield first
+    async for message in others:
+        yield message

@@ -40,6 +40,7 @@ from gateway.sessions import decentralized, federated_terms
 from gateway.sessions.federated import FederatedSession
 from gateway.settings import GatewaySettings
 from gateway.signaling_link import SignalingLink
+from gateway.submitting import Submitting
 from gateway.task_directory import TaskDirectory, TaskEntry
 from gateway.versions import Versions
 from gateway.web_server import ANSWERED
@@ -89,6 +90,7 @@ class WebSocketEndpoint:
         choice: DialectChoice,
         directory: TaskDirectory,
         hub: Hub,
+        submitting: Submitting,
         versions: Versions,
         metrics: GatewayMetrics,
     ) -> None:
@@ -98,6 +100,7 @@ class WebSocketEndpoint:
         self._choice = choice
         self._directory = directory
         self._hub = hub
+        self._submitting = submitting
         self._versions = versions
         self._metrics = metrics
         self._introductions = Introductions()
@@ -211,6 +214,7 @@ class WebSocketEndpoint:
             participant,
             aggregator=self._aggregator,
             hub=self._hub,
+            submitting=self._submitting,
             versions=self._versions,
             dialect=dialect,
             notes=self._notes,

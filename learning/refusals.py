@@ -8,7 +8,7 @@
     │   ├── InvalidWeights, WeightsNotFinite, WeightsOutOfBound, DigestMismatch
     │   ├── RoundStale, RoundAhead, DuplicateContribution, WeightCapReached, NormTooLarge
     │   ├── PrivacyBudgetSpent, PrivacyNotAccounted
-    │   ├── TooLarge, MalformedMessage, SlowConsumer, StreamStalled
+    │   ├── TooLarge, MalformedMessage, SlowConsumer, StreamStalled, NotHandedOver
     │   ├── VersionNotFound, NotInVersion
     │   └── PeerNotConnected, PeerReplaced
     └── Fault           the world broke; the same call may work later or elsewhere
@@ -236,6 +236,11 @@ class SlowConsumer(Refusal):
 class StreamStalled(Refusal):
     reason = "STREAM_STALLED"
     sentence = "Nothing came for {seconds} seconds. Send the whole again."
+
+
+class NotHandedOver(Refusal):
+    reason = "NOT_HANDED_OVER"
+    sentence = "The file that was to hold the weights cannot be read here. Stream them with SubmitContribution."
 
 
 class StoreUnavailable(Fault):

@@ -4,6 +4,7 @@
     └── ProcessSettings     logs, metrics, the size limit, token and certificates
         └── ServerSettings  where a gRPC service listens
     LeaseSettings           how long a place is kept, beside ServerSettings
+    HandoverSettings        where weights are handed over, beside ProcessSettings
 
 Each process subclasses one of them with plain fields (`gateway_port: Port = 8080` is
 `DISCO_GATEWAY_PORT`) and calls `load`. An empty variable counts as absent. Knows the
@@ -19,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -45,6 +46,7 @@ KNOWN_NAMES = frozenset(
         "GATEWAY_HOST",
         "GATEWAY_METRICS_PORT",
         "GATEWAY_PORT",
+        "HANDOVER_DIR",
         "KEPT_VERSIONS",
         "LOG_FORMAT",
         "LOG_LEVEL",
@@ -129,6 +131,21 @@ class LeaseSettings(DiscoSettings):
     participant_lease_s: float = Field(
         30.0, ge=1, le=3600, description="Seconds a participant or peer keeps its place after its connection is gone."
     )
+
+
+class HandoverSettings(DiscoSettings):
+    """What gateways and aggregators have that hand weights over in files (`rpc.handover`)."""
+
+    handover_dir: Path | None = Field(
+        None, description="Folder in memory that gateways and aggregators of one machine share. Absent: they stream."
+    )
+
+    @field_validator("handover_dir")
+    @classmethod
+    def _is_a_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.access(value, os.R_OK | os.W_OK | os.X_OK):
+            raise ValueError("must be a folder that exists and may be read and written")
+        return value
 
 
 class ServerSettings(ProcessSettings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import AsyncExitStack
 
 import grpc
 from disco.aggregator.v1 import aggregator_service_pb2_grpc
@@ -15,6 +16,7 @@ from roundstore.redis_settings import connect
 from roundstore.redis_store import RedisRoundStore
 from rpc import logs
 from rpc.channel import retrying
+from rpc.handover import opened
 from rpc.metrics import new_registry
 from rpc.server import run, serve
 from rpc.settings import load
@@ -40,7 +42,10 @@ async def receipt_key(settings: AggregatorSettings, blobs: BlobStore) -> Receipt
 
 async def main(settings: AggregatorSettings) -> None:
     registry = new_registry()
-    async with connect(settings.redis_url) as redis, open_store(settings) as blobs:
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(connect(settings.redis_url))
+        blobs = await stack.enter_async_context(open_store(settings))
+        handover = stack.enter_context(opened(settings.handover_dir))
         replica = Replica(
             RedisRoundStore(redis),
             blobs,
@@ -51,6 +56,7 @@ async def main(settings: AggregatorSettings) -> None:
             max_bytes=settings.max_message_bytes,
             upload_memory_bytes=settings.upload_memory_bytes,
             kept_versions=settings.kept_versions,
+            handover=handover,
         )
 
         def add_servicers(server: grpc.aio.Server) -> None:

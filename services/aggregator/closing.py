@@ -29,10 +29,10 @@ from learning.federated import Admission, NotDue, RoundMoved, RoundStatus, State
 from learning.ids import ReplicaId, TaskId
 from learning.refusals import StoredDataDamaged
 from roundstore.store import ClosingRound, RoundStore, SumPointer
+from rpc.off_loop import off_loop
 from services.aggregator.exact_sums import NotASum, PartialSum, SumDigest, SumHeader
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.next_weights import NextWeights, NextWeightsMaker
-from services.aggregator.off_loop import off_loop
 from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.rounds import Rounds
 from services.aggregator.salvage import Salvage

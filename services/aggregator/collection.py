@@ -11,7 +11,7 @@ from typing import Protocol
 from blobstore.store import Buffer
 from learning.federated import RoundStatus, State
 from roundstore.store import SumPointer
-from services.aggregator.off_loop import off_loop
+from rpc.off_loop import off_loop
 from services.aggregator.sum_plan import SumPlan
 
 

@@ -16,7 +16,7 @@ from learning.ids import ParticipantId, TaskId
 from learning.policy import MAX_STALENESS
 from learning.refusals import DuplicateContribution
 from roundstore.store import RoundStore
-from services.aggregator.off_loop import off_loop
+from rpc.off_loop import off_loop
 
 MAX_CACHED_LINES = 1 << 18
 """Of all entries together: some 100 MiB at worst."""

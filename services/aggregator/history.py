@@ -15,7 +15,7 @@ from learning.ids import TaskId
 from learning.receipts import Statement
 from learning.refusals import MalformedMessage, NotInVersion, StoredDataDamaged, VersionNotFound
 from roundstore.store import RoundStore
-from services.aggregator.off_loop import off_loop
+from rpc.off_loop import off_loop
 from services.aggregator.rounds import Rounds
 
 DEFAULT_PAGE = 20

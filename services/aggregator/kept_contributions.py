@@ -20,7 +20,7 @@ from learning.aggregation import Aggregation, AggregationRule
 from learning.federated import Admission, RoundMoved, RoundStatus
 from learning.refusals import StoredDataDamaged, VersionNotFound
 from roundstore.store import ClosingRound
-from services.aggregator.off_loop import off_loop
+from rpc.off_loop import off_loop
 from services.aggregator.rules import weight_by_weight
 from services.aggregator.rules.clipping import Length, Pull, quantile
 from services.aggregator.rules.weight_by_weight import Numbers

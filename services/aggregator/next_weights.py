@@ -22,10 +22,10 @@ from learning.ids import TaskId
 from learning.privacy import CentralPrivacy
 from learning.refusals import VersionNotFound
 from roundstore.store import ClosingRound
+from rpc.off_loop import off_loop
 from services.aggregator.exact_sums import PartialSum
 from services.aggregator.kept_contributions import KeptContributions
 from services.aggregator.noise_secret import shared_secret
-from services.aggregator.off_loop import off_loop
 from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.rounds import Rounds
 from services.aggregator.rules.private_mean import Summed, disturb, means, purpose_of, rounded

@@ -21,7 +21,7 @@ from learning.federated import RoundStatus
 from learning.ids import TaskId
 from learning.refusals import StoredDataDamaged, VersionNotFound
 from roundstore.store import RoundStore
-from services.aggregator.off_loop import off_loop
+from rpc.off_loop import off_loop
 from services.aggregator.offers import Offered
 from services.aggregator.rounds import Rounds
 from services.aggregator.sum_plan import BLOCK, Weights, as_weights

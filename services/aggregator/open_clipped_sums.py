@@ -15,8 +15,8 @@ from learning.federated import RoundStatus
 from learning.ids import ReplicaId
 from learning.privacy import CentralPrivacy
 from learning.refusals import RoundStale, StoreUnavailable, VersionNotFound
+from rpc.off_loop import off_loop
 from services.aggregator.collection import Member
-from services.aggregator.off_loop import off_loop
 from services.aggregator.open_sums import OpenSum
 from services.aggregator.privacy_accounts import Standing
 from services.aggregator.rules.private_mean import ClippedSum

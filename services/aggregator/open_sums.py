@@ -28,9 +28,9 @@ from learning.federated import RoundStatus
 from learning.ids import ReplicaId
 from learning.refusals import StoreUnavailable
 from roundstore.store import SumPointer
+from rpc.off_loop import off_loop
 from services.aggregator.collection import Member, OfOneRound
 from services.aggregator.exact_sums import PartialSum, SumDigest
-from services.aggregator.off_loop import off_loop
 from services.aggregator.sum_plan import SumPlan
 
 APART_S = 0.5

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from blobstore.store import BlobStore
 from learning.ids import ReplicaId
 from roundstore.store import RoundStore
+from rpc.handover import Handover
 from services.aggregator.changes import Changes
 from services.aggregator.closing import LEASE_S, Closing
 from services.aggregator.coordinator import Coordinator
@@ -26,8 +27,8 @@ from services.aggregator.refusal_log import RefusalLog
 from services.aggregator.rollbacks import Rollbacks
 from services.aggregator.rounds import Rounds
 from services.aggregator.salvage import PATIENCE_S, Salvage
-from services.aggregator.servicer import AggregatorServicer
-from services.aggregator.submissions import IDLE_TIMEOUT_S, Submissions
+from services.aggregator.servicer import IDLE_TIMEOUT_S, AggregatorServicer
+from services.aggregator.submissions import Submissions
 from services.aggregator.upkeep import Upkeep
 from services.aggregator.upload_memory import UploadMemory
 from services.aggregator.versions import Versions
@@ -42,6 +43,7 @@ class Replica:
     salvage_patience_s    stored bytes that cannot be read for so long are taken for lost
     answer_s              a contribution waits so long for its admission
     kept_versions         how many of the newest versions keep their weights; 0: all
+    handover              where weights change hands between processes of this machine
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Replica:
         salvage_patience_s: float = PATIENCE_S,
         answer_s: float = ANSWER_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
+        handover: Handover | None = None,
     ) -> None:
         self.replica_id = ReplicaId(secrets.token_hex(8))  # given once: a process that starts again is another replica
         self.memory = UploadMemory(upload_memory_bytes)
@@ -120,7 +123,6 @@ class Replica:
                 metrics=metrics,
                 note=self._refusal_log.note,
                 max_bytes=max_bytes,
-                idle_timeout_s=idle_timeout_s,
             ),
             versions=Versions(blobs, rounds),
             receipt_key=receipt_key,
@@ -138,6 +140,8 @@ class Replica:
             policies=Policies(blobs, rounds, upkeep=upkeep, changes=self.changes, clock=clock),
             clock=clock,
             lease_s=participant_lease_s,
+            max_bytes=max_bytes,
+            handover=handover,
             idle_timeout_s=idle_timeout_s,
         )
 

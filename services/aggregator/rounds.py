@@ -30,8 +30,8 @@ from learning.refusals import (
 )
 from learning.task import Scheme
 from roundstore.store import RoundStore
+from rpc.off_loop import off_loop
 from services.aggregator.fresh_weights import FreshWeights
-from services.aggregator.off_loop import off_loop
 from services.aggregator.rules.private_mean import plan_of_changes
 from services.aggregator.sum_plan import SumPlan
 

@@ -8,13 +8,17 @@ from contextlib import aclosing
 from typing import Any
 
 from disco.aggregator.v1 import aggregator_service_pb2
+from disco.aggregator.v1.round_pb2 import Receipt
 from disco.task.v1 import task_pb2
 
 from learning.federated import RoundStatus, is_due
 from learning.ids import ParticipantId, participant_id, task_id, valid_id
 from learning.refusals import MalformedMessage, Refusal, StreamStalled, TooLarge
 from roundstore.store import RoundStore
-from rpc.chunks import chunk_parts
+from rpc.chunks import CHUNK_BYTES, chunk_parts
+from rpc.handover import Handover
+from rpc.off_loop import off_loop
+from services.aggregator.arrivals import Arrival, InFile, InMessage, Streamed
 from services.aggregator.changes import Changes, either
 from services.aggregator.history import History
 from services.aggregator.history_calls import HistoryCalls
@@ -29,9 +33,11 @@ from services.aggregator.round_messages import (
     statement_of,
 )
 from services.aggregator.rounds import Rounds
-from services.aggregator.submissions import IDLE_TIMEOUT_S, Announced, Submissions
+from services.aggregator.submissions import Announced, Submissions
 from services.aggregator.versions import Versions
 
+IDLE_TIMEOUT_S = 30.0
+HANDED_OVER_S = 10.0
 MAX_LEASES = 10_000
 MAX_METADATA_BYTES = 64 << 10
 WATCH_AGAIN_S = 10.0
@@ -57,6 +63,8 @@ class AggregatorServicer(HistoryCalls):
         policies: Policies,
         clock: Callable[[], float],
         lease_s: float,
+        max_bytes: int,
+        handover: Handover | None = None,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         super().__init__(
@@ -75,6 +83,8 @@ class AggregatorServicer(HistoryCalls):
         self._versions = versions
         self._clock = clock
         self._lease_s = lease_s
+        self._max_bytes = max_bytes
+        self._handover = handover
         self._idle_timeout_s = idle_timeout_s
 
     async def JoinTask(  # noqa: N802 (the name in the contract)
@@ -111,9 +121,28 @@ class AggregatorServicer(HistoryCalls):
         except Refusal as refusal:
             self._submissions.refused_unheard(refusal)
             raise
-        admission = await self._submissions.submit(announced, chunk_parts(messages))
-        receipt = receipt_message(statement_of(announced.task_id, admission), self._receipt_key)
-        return aggregator_service_pb2.SubmitContributionResponse(receipt=receipt)
+        arrival = Streamed(
+            chunk_parts(messages), digest=announced.digest, limit=self._max_bytes, idle_timeout_s=self._idle_timeout_s
+        )
+        return aggregator_service_pb2.SubmitContributionResponse(receipt=await self._receipt(announced, arrival))
+
+    async def HandOverContribution(  # noqa: N802
+        self, request: aggregator_service_pb2.HandOverContributionRequest, context: Any
+    ) -> aggregator_service_pb2.HandOverContributionResponse:
+        try:
+            announced = Announced(
+                task_id=task_id(request.task_id),
+                participant_id=participant_id(request.participant_id),
+                base_round=request.round,
+                digest="",
+                sample_count=request.sample_count,
+            )
+        except Refusal as refusal:
+            self._submissions.refused_unheard(refusal)
+            raise
+        in_file = request.WhichOneof("weights") == "handed_over"
+        arrival = InFile(self._handover, request.handed_over) if in_file else InMessage(request.octets)
+        return aggregator_service_pb2.HandOverContributionResponse(receipt=await self._receipt(announced, arrival))
 
     async def GetRound(  # noqa: N802
         self, request: aggregator_service_pb2.GetRoundRequest, context: Any
@@ -148,6 +177,14 @@ class AggregatorServicer(HistoryCalls):
                 sha256=bytes.fromhex(version.digest),
             )
         )
+        fresh = self._versions.fresh(version) if request.takes_handover and version.size > CHUNK_BYTES else None
+        if fresh is not None and self._handover is not None:
+            with self._handover.lent(version.size) as lent:
+                handed_over = None if lent is None else await off_loop(version.size, lent.written, fresh)
+                if handed_over is not None:
+                    yield aggregator_service_pb2.ReadVersionResponse(handed_over=handed_over)
+                    await asyncio.sleep(HANDED_OVER_S)  # the caller ends the stream as soon as it has read the file
+                    return
         async with aclosing(self._versions.chunks(version)) as chunks:
             async for chunk in chunks:
                 yield aggregator_service_pb2.ReadVersionResponse(weights_chunk=chunk)
@@ -173,6 +210,10 @@ class AggregatorServicer(HistoryCalls):
         for who, text in texts.items():
             response.values[who] = text
         return response
+
+    async def _receipt(self, announced: Announced, arrival: Arrival) -> Receipt:
+        admission = await self._submissions.submit(announced, arrival)
+        return receipt_message(statement_of(announced.task_id, admission), self._receipt_key)
 
     async def _join(self, text: str, participants: list[ParticipantId]) -> RoundStatus:
         task, now = task_id(text), self._clock()

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from blobstore.settings import BlobSettings
 from roundstore.redis_settings import RedisSettings
-from rpc.settings import LeaseSettings, Port, ServerSettings
+from rpc.settings import HandoverSettings, LeaseSettings, Port, ServerSettings
 
 
-class AggregatorSettings(ServerSettings, LeaseSettings, RedisSettings, BlobSettings):
+class AggregatorSettings(ServerSettings, LeaseSettings, HandoverSettings, RedisSettings, BlobSettings):
     """What `python -m services.aggregator` reads from the environment."""
 
     aggregator_port: Port = Field(50052, description="Port of the aggregator.")

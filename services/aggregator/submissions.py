@@ -6,24 +6,22 @@ what is read is held within a bound on the memory of all uploads together.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from learning.federated import Admission, RoundStatus, State
 from learning.ids import ParticipantId, TaskId
 from learning.refusals import (
-    DigestMismatch,
     DiscoError,
+    NotHandedOver,
     Refusal,
     StoredDataDamaged,
-    StreamStalled,
     TaskNotFound,
     TooLarge,
     WrongScheme,
 )
 from learning.weighing import as_collecting, weight_of
-from rpc.chunks import collect
+from services.aggregator.arrivals import Arrival
 from services.aggregator.counted import Counted
 from services.aggregator.intake import Intake
 from services.aggregator.metrics import AggregatorMetrics
@@ -33,14 +31,10 @@ from services.aggregator.rounds import Rounds
 from services.aggregator.salvage import Salvage
 from services.aggregator.upload_memory import UploadMemory
 
-IDLE_TIMEOUT_S = 30.0
-RECEIVE_TIMEOUT_S = 120.0
-"""For the whole upload: a trickle must not hold its memory for ever."""
-
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What a sender says before the weights. `digest` is the SHA-256 of the weights, in lower-case hex."""
+    """What a sender says beside the weights. `digest` is their SHA-256, in lower-case hex; empty until it is known."""
 
     task_id: TaskId
     participant_id: ParticipantId
@@ -64,7 +58,6 @@ class Submissions:
         metrics: AggregatorMetrics,
         note: Callable[[Announced, Refusal], None],
         max_bytes: int,
-        idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         self._rounds = rounds
         self._accounts = accounts
@@ -75,12 +68,11 @@ class Submissions:
         self._metrics = metrics
         self._note = note
         self._max_bytes = max_bytes
-        self._idle_timeout_s = idle_timeout_s
 
-    async def submit(self, announced: Announced, chunks: AsyncIterable[bytes]) -> Admission:
+    async def submit(self, announced: Announced, arrival: Arrival) -> Admission:
         """The contribution's admission, once it is durable. Raises its refusal, or a Fault that says: send it again."""
         try:
-            admission, outcome = await self._submit(announced, chunks)
+            admission, outcome = await self._submit(announced, arrival)
         except (TaskNotFound, WrongScheme) as refusal:
             self.refused_unheard(refusal)
             raise
@@ -88,8 +80,9 @@ class Submissions:
             if isinstance(error, StoredDataDamaged):
                 self._salvage.forget(announced.task_id)
             self._metrics.contributions.labels(error.reason).inc()
-            if isinstance(error, Refusal):
-                self._note(announced, error)
+            # One that could not be taken from its file comes again as a stream: nothing was refused.
+            if isinstance(error, Refusal) and not isinstance(error, NotHandedOver):
+                self._note(replace(announced, digest=arrival.digest), error)
             raise
         self._metrics.contributions.labels(outcome).inc()
         return admission
@@ -98,19 +91,26 @@ class Submissions:
         """Counts one that was refused before anybody knew what it is a contribution to."""
         self._metrics.contributions.labels(refusal.reason).inc()
 
-    async def _submit(self, announced: Announced, chunks: AsyncIterable[bytes]) -> tuple[Admission, str]:
+    async def _submit(self, announced: Announced, arrival: Arrival) -> tuple[Admission, str]:
         known = await self._rounds.federated_task(announced.task_id)
         if known.model_bytes > self._max_bytes:
             raise TooLarge(limit_bytes=self._max_bytes)
         await self._salvage.meet(announced.task_id)
         if known.aggregation.privacy is not None:
             announced = replace(announced, sample_count=0)  # who says more samples must not move the sum further
-        status, counted = await self._foreseen(announced)
-        if counted is not None:
-            return counted, "repeated"
+        counted = None
+        if announced.digest:
+            status, counted = await self._foreseen(announced)
+            if counted is not None:
+                return counted, "repeated"
         async with self._memory.lend(known.model_bytes):
             with self._intake.arriving(announced.task_id):
-                weights = await self._received(announced, chunks, size=known.model_bytes)
+                weights = await arrival.received(known.model_bytes)
+                if not announced.digest:
+                    announced = replace(announced, digest=arrival.digest)
+                    status, counted = await self._foreseen(announced)
+            if counted is not None:
+                return counted, "repeated"
             offered = Offered(
                 participant_id=announced.participant_id,
                 digest=announced.digest,
@@ -145,16 +145,3 @@ class Submissions:
             if status.state is State.COLLECTING:
                 await self._accounts.check(status)
         return counted
-
-    async def _received(self, announced: Announced, chunks: AsyncIterable[bytes], *, size: int) -> bytearray:
-        """Raises InvalidWeights, DigestMismatch, StreamStalled."""
-        try:
-            async with asyncio.timeout(RECEIVE_TIMEOUT_S):
-                weights, received = await collect(
-                    chunks, size=size, limit=self._max_bytes, idle_timeout=self._idle_timeout_s
-                )
-        except TimeoutError:
-            raise StreamStalled(seconds=f"{RECEIVE_TIMEOUT_S:g}") from None
-        if received != announced.digest:
-            raise DigestMismatch(received=received, announced=announced.digest)
-        return weights

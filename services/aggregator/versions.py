@@ -52,12 +52,16 @@ class Versions:
             task_id=task_id, entry=entry, weight_specs=known.weight_specs, blob=blob, digest=entry.digest, size=size
         )
 
+    def fresh(self, version: Version) -> memoryview | None:
+        """The weights, where this replica has them in memory still."""
+        return self._rounds.fresh.find(version.task_id, version.digest)
+
     async def chunks(self, version: Version) -> AsyncGenerator[bytes, None]:
         """The weights. Raises StoredDataDamaged, after the last chunk, where they do not have their digest.
 
         Raises VersionNotFound, before the first one, where they have been deleted since they were found.
         """
-        fresh = self._rounds.fresh.find(version.task_id, version.digest)
+        fresh = self.fresh(version)
         if fresh is not None:
             for fresh_chunk in chunks_of(fresh):
                 yield fresh_chunk

@@ -21,10 +21,10 @@ from learning.policy import MAX_DEADLINE_S, MAX_STALENESS
 from rpc.metrics import CallMetrics
 from rpc.server import GRACE_S
 from rpc.settings import KNOWN_NAMES, PREFIX, DiscoSettings
+from services.aggregator.arrivals import RECEIVE_TIMEOUT_S
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.servicer import MAX_LEASES
+from services.aggregator.servicer import IDLE_TIMEOUT_S, MAX_LEASES
 from services.aggregator.settings import AggregatorSettings
-from services.aggregator.submissions import IDLE_TIMEOUT_S, RECEIVE_TIMEOUT_S
 from services.signaling.settings import SignalingSettings
 from services.signaling.signaling_metrics import SignalingMetrics
 from services.task_service.servicer import MAX_CREATIONS

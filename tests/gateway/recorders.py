@@ -24,6 +24,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from learning.refusals import (
+    NotHandedOver,
     NotInVersion,
     StoreUnavailable,
     TaskAlreadyExists,
@@ -32,6 +33,7 @@ from learning.refusals import (
     WrongScheme,
 )
 from learning.task import DataKind, DisplayInformation, Scheme, Task, TrainingInformation
+from rpc.handover import Handover
 from rpc.interceptors import CallInterceptor
 from rpc.metrics import CallMetrics
 from rpc.task_messages import task_to_proto
@@ -168,6 +170,10 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         self.revision = 0
         self.entry = b'{"version":1,"digest":"d1"}'
         self.entry_breaks = False
+        self.handover: Handover | None = None
+        """Where it takes and hands over weights in files; None: it is on another machine."""
+        self.taken_from_files = 0
+        self.streamed = 0
         self.submitting = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -259,10 +265,30 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
             else:
                 body += request.weights_chunk
         assert header is not None
+        self.streamed += 1
         self.submitting.set()
         await self.may_answer.wait()
         self.contributions.append((header, bytes(body)))
         return agg.SubmitContributionResponse(receipt=Receipt(task_id=header.task_id, round=header.round))
+
+    async def HandOverContribution(self, request: Any, context: Any) -> Any:  # noqa: N802
+        weights = request.octets
+        if request.WhichOneof("weights") == "handed_over":
+            if self.handover is None:
+                raise NotHandedOver
+            weights = bytes(self.handover.taken(request.handed_over))
+            self.taken_from_files += 1
+        self.submitting.set()
+        await self.may_answer.wait()
+        header = agg.SubmitContributionRequest.Header(
+            task_id=request.task_id,
+            participant_id=request.participant_id,
+            round=request.round,
+            sha256=hashlib.sha256(weights).digest(),
+            sample_count=request.sample_count,
+        )
+        self.contributions.append((header, weights))
+        return agg.HandOverContributionResponse(receipt=Receipt(task_id=header.task_id, round=header.round))
 
     async def ReadVersion(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         self.reads += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -28,7 +29,7 @@ async def clients(settings: GatewaySettings) -> AsyncIterator[ServiceClients]:
 
 @pytest.fixture
 def versions(clients: ServiceClients) -> Versions:
-    return Versions(clients.aggregator(), limit_bytes=1 << 20)
+    return Versions(clients.aggregator(), limit_bytes=1 << 20, clock=time.monotonic)
 
 
 async def test_version_is_read_and_encoded_once(versions: Versions, services: Services) -> None:
@@ -56,7 +57,7 @@ async def test_known_version_is_answered_while_nobody_can_be_asked(versions: Ver
 
 async def test_version_over_the_limit_is_not_held(clients: ServiceClients) -> None:
     with pytest.raises(TooLarge):
-        await Versions(clients.aggregator(), limit_bytes=8).encoded("fed", 0, G21, seconds=5)
+        await Versions(clients.aggregator(), limit_bytes=8, clock=time.monotonic).encoded("fed", 0, G21, seconds=5)
 
 
 async def test_frames_of_the_newest_version_are_the_same_bytes_for_everybody(versions: Versions) -> None:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from learning.waiting import waiting_for
 from roundstore.memory_store import MemoryRoundStore
 from roundstore.store import RoundStore
-from services.aggregator import off_loop
+from rpc import off_loop
 from services.aggregator.receipt_key import ReceiptKey
 from tests.simulation import without_faults
 from tests.simulation.faults import Afar

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from disco.aggregator.v1 import handover_pb2 as _handover_pb2
 from disco.aggregator.v1 import round_pb2 as _round_pb2
 from disco.aggregator.v1 import version_pb2 as _version_pb2
 from disco.task.v1 import policy_pb2 as _policy_pb2
@@ -275,6 +276,76 @@ class SubmitContributionResponse(_message.Message):
 Global___SubmitContributionResponse: _TypeAlias = SubmitContributionResponse  # noqa: Y015
 
 @_typing.final
+class HandOverContributionRequest(_message.Message):
+    """Request of HandOverContribution."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    OCTETS_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Which task."""
+    participant_id: _builtins.str
+    """Who contributes."""
+    round: _builtins.int
+    """Round whose version the training started from."""
+    sample_count: _builtins.int
+    """Samples the participant trained on. 0: not told, counts as 1."""
+    octets: _builtins.bytes
+    """At most 1 MiB."""
+    @_builtins.property
+    def handed_over(self) -> _handover_pb2.HandedOver:
+        """Any size within the limit."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        participant_id: _builtins.str = ...,
+        round: _builtins.int = ...,
+        sample_count: _builtins.int = ...,
+        octets: _builtins.bytes = ...,
+        handed_over: _handover_pb2.HandedOver | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "octets", b"octets", "weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "octets", b"octets", "participant_id", b"participant_id", "round", b"round", "sample_count", b"sample_count", "task_id", b"task_id", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_weights: _TypeAlias = _typing.Literal["octets", "handed_over"]  # noqa: Y015
+    _WhichOneofArgType_weights: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_weights) -> _WhichOneofReturnType_weights | None: ...
+
+Global___HandOverContributionRequest: _TypeAlias = HandOverContributionRequest  # noqa: Y015
+
+@_typing.final
+class HandOverContributionResponse(_message.Message):
+    """Answer of HandOverContribution."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _round_pb2.Receipt:
+        """The acknowledgement."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _round_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverContributionResponse: _TypeAlias = HandOverContributionResponse  # noqa: Y015
+
+@_typing.final
 class GetRoundRequest(_message.Message):
     """Request of GetRound."""
 
@@ -374,19 +445,23 @@ class ReadVersionRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TAKES_HANDOVER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Which task."""
     version: _builtins.int
     """Which version. Absent: the newest."""
+    takes_handover: _builtins.bool
+    """Whether the caller takes weights that are handed over in a file."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         version: _builtins.int | None = ...,
+        takes_handover: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "takes_handover", b"takes_handover", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
     _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
@@ -436,23 +511,29 @@ class ReadVersionResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     WEIGHTS_CHUNK_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
     weights_chunk: _builtins.bytes
     """Little-endian float32 values, at most 1 MiB."""
     @_builtins.property
     def header(self) -> Global___ReadVersionResponse.Header:
         """The first message."""
 
+    @_builtins.property
+    def handed_over(self) -> _handover_pb2.HandedOver:
+        """All weights, where the caller takes that: instead of all chunks."""
+
     def __init__(
         self,
         *,
         header: Global___ReadVersionResponse.Header | None = ...,
         weights_chunk: _builtins.bytes = ...,
+        handed_over: _handover_pb2.HandedOver | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "weights_chunk", b"weights_chunk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "header", b"header", "part", b"part", "weights_chunk", b"weights_chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "weights_chunk", b"weights_chunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "header", b"header", "part", b"part", "weights_chunk", b"weights_chunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "weights_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "weights_chunk", "handed_over"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

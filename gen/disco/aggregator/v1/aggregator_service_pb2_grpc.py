@@ -60,6 +60,11 @@ class AggregatorServiceStub:
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionRequest.SerializeToString,
                 response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionResponse.FromString,
                 _registered_method=True)
+        self.HandOverContribution = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/HandOverContribution',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionResponse.FromString,
+                _registered_method=True)
         self.GetRound = channel.unary_unary(
                 '/disco.aggregator.v1.AggregatorService/GetRound',
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.GetRoundRequest.SerializeToString,
@@ -181,6 +186,18 @@ class AggregatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HandOverContribution(self, request, context):
+        """Contributes a participant's weights in one message: small ones themselves,
+        others as a file that both processes can open. What SubmitContribution says
+        holds here, too; the digest is computed by the aggregator.
+        Fails with NOT_HANDED_OVER where it cannot read the file: SubmitContribution
+        takes the same weights then. Else as SubmitContribution, without
+        STREAM_STALLED and DIGEST_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRound(self, request, context):
         """Reads the round that is open.
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
@@ -199,7 +216,9 @@ class AggregatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadVersion(self, request, context):
-        """Streams the weights of a version: first `header`, then chunks of at most 1 MiB.
+        """Streams the weights of a version: first `header`, then chunks of at most 1
+        MiB, or one `handed_over` where the caller takes that and it can be done;
+        the file stays until the caller ends the stream, for ten seconds at most.
         Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, STORED_DATA_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -333,6 +352,11 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     servicer.SubmitContribution,
                     request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionRequest.FromString,
                     response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionResponse.SerializeToString,
+            ),
+            'HandOverContribution': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandOverContribution,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionResponse.SerializeToString,
             ),
             'GetRound': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRound,
@@ -519,6 +543,33 @@ class AggregatorService:
             '/disco.aggregator.v1.AggregatorService/SubmitContribution',
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionRequest.SerializeToString,
             disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandOverContribution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/disco.aggregator.v1.AggregatorService/HandOverContribution',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionResponse.FromString,
             options,
             channel_credentials,
             insecure,

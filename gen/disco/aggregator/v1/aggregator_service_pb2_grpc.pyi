@@ -63,6 +63,14 @@ class AggregatorServiceStub:
     WEIGHTS_NOT_FINITE, WEIGHTS_OUT_OF_BOUND, ROUND_STALE, ROUND_AHEAD,
     DUPLICATE_CONTRIBUTION, NORM_TOO_LARGE, WEIGHT_CAP_REACHED.
     """
+    HandOverContribution: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.HandOverContributionRequest, _aggregator_service_pb2.HandOverContributionResponse]
+    """Contributes a participant's weights in one message: small ones themselves,
+    others as a file that both processes can open. What SubmitContribution says
+    holds here, too; the digest is computed by the aggregator.
+    Fails with NOT_HANDED_OVER where it cannot read the file: SubmitContribution
+    takes the same weights then. Else as SubmitContribution, without
+    STREAM_STALLED and DIGEST_MISMATCH.
+    """
     GetRound: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetRoundRequest, _aggregator_service_pb2.GetRoundResponse]
     """Reads the round that is open.
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
@@ -73,7 +81,9 @@ class AggregatorServiceStub:
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
     """
     ReadVersion: _grpc.UnaryStreamMultiCallable[_aggregator_service_pb2.ReadVersionRequest, _aggregator_service_pb2.ReadVersionResponse]
-    """Streams the weights of a version: first `header`, then chunks of at most 1 MiB.
+    """Streams the weights of a version: first `header`, then chunks of at most 1
+    MiB, or one `handed_over` where the caller takes that and it can be done;
+    the file stays until the caller ends the stream, for ten seconds at most.
     Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, STORED_DATA_DAMAGED.
     """
     PutMetadata: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.PutMetadataRequest, _aggregator_service_pb2.PutMetadataResponse]
@@ -173,6 +183,14 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     WEIGHTS_NOT_FINITE, WEIGHTS_OUT_OF_BOUND, ROUND_STALE, ROUND_AHEAD,
     DUPLICATE_CONTRIBUTION, NORM_TOO_LARGE, WEIGHT_CAP_REACHED.
     """
+    HandOverContribution: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.HandOverContributionRequest, _aggregator_service_pb2.HandOverContributionResponse]  # type: ignore[assignment]
+    """Contributes a participant's weights in one message: small ones themselves,
+    others as a file that both processes can open. What SubmitContribution says
+    holds here, too; the digest is computed by the aggregator.
+    Fails with NOT_HANDED_OVER where it cannot read the file: SubmitContribution
+    takes the same weights then. Else as SubmitContribution, without
+    STREAM_STALLED and DIGEST_MISMATCH.
+    """
     GetRound: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetRoundRequest, _aggregator_service_pb2.GetRoundResponse]  # type: ignore[assignment]
     """Reads the round that is open.
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
@@ -183,7 +201,9 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
     """
     ReadVersion: _aio.UnaryStreamMultiCallable[_aggregator_service_pb2.ReadVersionRequest, _aggregator_service_pb2.ReadVersionResponse]  # type: ignore[assignment]
-    """Streams the weights of a version: first `header`, then chunks of at most 1 MiB.
+    """Streams the weights of a version: first `header`, then chunks of at most 1
+    MiB, or one `handed_over` where the caller takes that and it can be done;
+    the file stays until the caller ends the stream, for ten seconds at most.
     Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, STORED_DATA_DAMAGED.
     """
     PutMetadata: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.PutMetadataRequest, _aggregator_service_pb2.PutMetadataResponse]  # type: ignore[assignment]
@@ -306,6 +326,20 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def HandOverContribution(
+        self,
+        request: _aggregator_service_pb2.HandOverContributionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_service_pb2.HandOverContributionResponse, _abc.Awaitable[_aggregator_service_pb2.HandOverContributionResponse]]:
+        """Contributes a participant's weights in one message: small ones themselves,
+        others as a file that both processes can open. What SubmitContribution says
+        holds here, too; the digest is computed by the aggregator.
+        Fails with NOT_HANDED_OVER where it cannot read the file: SubmitContribution
+        takes the same weights then. Else as SubmitContribution, without
+        STREAM_STALLED and DIGEST_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
     def GetRound(
         self,
         request: _aggregator_service_pb2.GetRoundRequest,
@@ -332,7 +366,9 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _aggregator_service_pb2.ReadVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_aggregator_service_pb2.ReadVersionResponse], _abc.AsyncIterator[_aggregator_service_pb2.ReadVersionResponse]]:
-        """Streams the weights of a version: first `header`, then chunks of at most 1 MiB.
+        """Streams the weights of a version: first `header`, then chunks of at most 1
+        MiB, or one `handed_over` where the caller takes that and it can be done;
+        the file stays until the caller ends the stream, for ten seconds at most.
         Fails with INVALID_ID, TASK_NOT_FOUND, VERSION_NOT_FOUND, STORED_DATA_DAMAGED.
         """
 

@@ -112,7 +112,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The contribution changes the model much more than those before it did, and the task asks that this be refused
     (NormGate). FAILED_PRECONDITION. metadata: norm, limit.
     """
-    ERROR_REASON_MODEL_NOT_SENT: _ErrorReason.ValueType  # 38
+    ERROR_REASON_NOT_HANDED_OVER: _ErrorReason.ValueType  # 38
+    """A file that was to hold weights cannot be read where the call arrived; stream them instead. FAILED_PRECONDITION."""
+    ERROR_REASON_MODEL_NOT_SENT: _ErrorReason.ValueType  # 39
     """The task has a `model_url`, and neither model nor file came with it: the task service fetches nothing. Send the
     model, or create the task at the gateway, which does. INVALID_ARGUMENT. metadata: taskId.
     """
@@ -216,7 +218,9 @@ ERROR_REASON_NORM_TOO_LARGE: ErrorReason.ValueType  # 37
 """The contribution changes the model much more than those before it did, and the task asks that this be refused
 (NormGate). FAILED_PRECONDITION. metadata: norm, limit.
 """
-ERROR_REASON_MODEL_NOT_SENT: ErrorReason.ValueType  # 38
+ERROR_REASON_NOT_HANDED_OVER: ErrorReason.ValueType  # 38
+"""A file that was to hold weights cannot be read where the call arrived; stream them instead. FAILED_PRECONDITION."""
+ERROR_REASON_MODEL_NOT_SENT: ErrorReason.ValueType  # 39
 """The task has a `model_url`, and neither model nor file came with it: the task service fetches nothing. Send the
 model, or create the task at the gateway, which does. INVALID_ARGUMENT. metadata: taskId.
 """

@@ -1,0 +1,88 @@
+"""Contributions on their way to an aggregator, the cheapest way that works.
+
+    up to 1 MiB             in one message
+    larger, same machine    handed over in a file that the aggregator can open (`rpc.handover`)
+    larger, elsewhere       as a stream of chunks, with their SHA-256
+
+Whether an aggregator can open the file shows when it is asked to: where it cannot, this and the next contributions
+are streamed. Each way may be repeated, and all lead to the same receipt. Knows bytes; nothing of sessions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionRequest, SubmitContributionRequest
+from disco.aggregator.v1.round_pb2 import Receipt
+
+from learning.refusals import NotHandedOver
+from rpc.channel import retrying
+from rpc.chunks import CHUNK_BYTES, written_chunks_of
+from rpc.handover import STREAMED_FOR_S, Handover
+from rpc.off_loop import off_loop
+
+if TYPE_CHECKING:
+    from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
+
+SUBMIT_WITHIN_S = 60.0
+
+_log = structlog.stdlib.get_logger("gateway")
+
+
+class Submitting:
+    """One per gateway. `clock` tells monotonic seconds; without a `handover`, nothing is handed over."""
+
+    def __init__(
+        self, aggregator: AggregatorServiceAsyncStub, handover: Handover | None, *, clock: Callable[[], float]
+    ) -> None:
+        self._aggregator = aggregator
+        self._handover = handover
+        self._clock = clock
+        self._streamed_until = clock()
+
+    async def submit(
+        self, task_id: str, participant_id: str, *, round: int, weights: bytes | bytearray | memoryview
+    ) -> Receipt:
+        """The receipt of canonical weights that were trained from this round's version. Raises DiscoError."""
+        request = HandOverContributionRequest(task_id=task_id, participant_id=participant_id, round=round)
+        size = len(weights)
+        if size <= CHUNK_BYTES:
+            request.octets = bytes(weights)
+            return await self._in_one_message(request)
+        if self._handover is not None and self._clock() >= self._streamed_until:
+            with self._handover.lent(size) as lent:
+                handed_over = None if lent is None else await off_loop(size, lent.written, weights)
+                if handed_over is not None:
+                    request.handed_over.CopyFrom(handed_over)
+                    try:
+                        return await self._in_one_message(request)
+                    except NotHandedOver:
+                        self._streamed_until = self._clock() + STREAMED_FOR_S
+                        _log.info("contribution.not_handed_over", streamed_for_s=STREAMED_FOR_S)
+        return await self._as_stream(task_id, participant_id, round=round, weights=weights)
+
+    async def _in_one_message(self, request: HandOverContributionRequest) -> Receipt:
+        answer = await retrying(
+            lambda: self._aggregator.HandOverContribution(request, timeout=SUBMIT_WITHIN_S), seconds=SUBMIT_WITHIN_S
+        )
+        return answer.receipt
+
+    async def _as_stream(
+        self, task_id: str, participant_id: str, *, round: int, weights: bytes | bytearray | memoryview
+    ) -> Receipt:
+        digest = await off_loop(len(weights), lambda: hashlib.sha256(weights).digest())
+        header = SubmitContributionRequest.Header(
+            task_id=task_id, participant_id=participant_id, round=round, sha256=digest
+        )
+
+        def parts() -> Iterator[Any]:  # the stub knows messages only; the channel takes those that are written, too
+            yield SubmitContributionRequest(header=header)
+            yield from written_chunks_of(weights)
+
+        answer = await retrying(
+            lambda: self._aggregator.SubmitContribution(parts(), timeout=SUBMIT_WITHIN_S), seconds=SUBMIT_WITHIN_S
+        )
+        return answer.receipt
