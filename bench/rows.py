@@ -19,6 +19,9 @@ TASK_ID = "bench"
 SLICES = 5
 SAMPLE_S = 0.25
 ROUNDS_LIMIT = 4000
+WARM_UP_S = 5.0
+"""What is not measured, at the beginning: the files of partial sums are new ones until those of the first rounds may be
+used again, some three seconds later, and a new page of memory costs a virtual machine a hundred times a used one."""
 DIALECTS: dict[str, type[Client]] = {"float32": Float32Client, "byte array": ByteArrayClient}
 
 
@@ -104,7 +107,7 @@ async def measure(row: Row, *, seconds: float) -> Result:
     with system.running(aggregators=row.aggregators) as running:
         tasks.create(running.task_service, TASK_ID, model=row.model, participants=row.clients)
         floor = floors.loopback()
-        course = Course(contribution, row.rounds_limit, seconds)
+        course = Course(contribution, row.rounds_limit, WARM_UP_S + seconds)
         samples: list[_Sample] = []
         sampling = asyncio.create_task(_sample(running, course, samples))
         try:
@@ -113,14 +116,17 @@ async def measure(row: Row, *, seconds: float) -> Result:
         finally:
             sampling.cancel()
         used = tasks.counted(running.data_dir, TASK_ID) / course.contributions_sent
-    rounds, first, last = len(course.closed_at), samples[0], samples[-1]
+    samples = _warm(samples, course)
+    first, last = samples[0], samples[-1]
+    closed_at = [moment for moment in course.closed_at if moment > first.at]
+    rounds = len(course.closed_at)
     elapsed, driver_s = last.at - first.at, last.driver_s - first.driver_s
     ours_s = driver_s + sum(last.costs[name].cpu_s - cost.cpu_s for name, cost in first.costs.items())
     return Result(
         row=row,
         rounds=rounds,
-        rounds_per_s=rate([course.began_at, *course.closed_at]),
-        p50_ms=statistics.median(course.latencies) * 1e3,
+        rounds_per_s=rate(closed_at),
+        p50_ms=statistics.median(course.latencies[first.rounds * row.clients :]) * 1e3,
         used=used,
         floor_rounds_per_s=floor / ((course.bytes_received + contribution.size * course.contributions_sent) / rounds),
         processes={name: _use(name, samples, row.clients) for name in samples[0].costs},
@@ -133,6 +139,12 @@ def _prepared(row: Row) -> Prepared:
     weights = np.random.default_rng(row.clients).normal(0, 0.05, tasks.size_of(row.model)).astype("<f4")
     prepare = float32_contribution if row.dialect == "float32" else byte_array_contribution
     return prepare(weights, tasks.shapes_of(row.model))
+
+
+def _warm(samples: list[_Sample], course: Course) -> list[_Sample]:
+    """Those from the end of the warm-up on; all, where the rounds came to their limit before."""
+    warm = [sample for sample in samples if sample.at >= course.began_at + WARM_UP_S]
+    return warm if len(warm) > 1 else samples
 
 
 async def _sample(running: System, course: Course, samples: list[_Sample]) -> None:

@@ -35,7 +35,7 @@ from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.losses import without_contributions, without_version
 from learning.policy import Policy
 from learning.refusals import MalformedMessage
-from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, ClosingRound, NotedRefusal, SumPointer, fresh_epoch
+from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, ClosingRound, Hint, NotedRefusal, SumPointer, fresh_epoch
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class MemoryRoundStore:
         self._norms: dict[TaskId, list[float]] = defaultdict(list)
         self._refusals: dict[TaskId, list[NotedRefusal]] = defaultdict(list)
         self._refusals_ever: Counter[TaskId] = Counter()
-        self._watchers: set[asyncio.Queue[TaskId]] = set()
+        self._watchers: set[asyncio.Queue[Hint]] = set()
 
     async def open_round(
         self, task_id: TaskId, policy: Policy, *, number: int, now: float, contributions_ever: int = 0
@@ -246,12 +246,12 @@ class MemoryRoundStore:
         newest = max((number for number in rounds if number <= round), default=None)
         return (newest, dict(rounds[newest])) if newest is not None else (0, {})
 
-    async def watch(self) -> AsyncIterator[TaskId]:
-        hints: asyncio.Queue[TaskId] = asyncio.Queue()
+    async def watch(self) -> AsyncIterator[Hint]:
+        hints: asyncio.Queue[Hint] = asyncio.Queue()
         self._watchers.add(hints)
         try:
             for task_id in await self.list_open_tasks():
-                yield task_id
+                yield Hint(task_id, None)
             while True:
                 yield await hints.get()
         finally:
@@ -275,5 +275,7 @@ class MemoryRoundStore:
         return after
 
     def _hint(self, task_id: TaskId) -> None:
+        kept = self._tasks.get(task_id)
+        seen_at = (kept.round.status.epoch, kept.round.status.revision) if kept else None
         for hints in self._watchers:
-            hints.put_nowait(task_id)
+            hints.put_nowait(Hint(task_id, seen_at))

@@ -22,7 +22,7 @@ from learning.refusals import DiscoError, DuplicateContribution, StoredDataDamag
 from roundstore import redis_fields, redis_keys, redis_refusals
 from roundstore.redis_faults import store_faults
 from roundstore.scripts import Argument, Reply, Script
-from roundstore.store import NORMS_KEPT, ClosingRound, NotedRefusal, SumPointer, fresh_epoch
+from roundstore.store import NORMS_KEPT, ClosingRound, Hint, NotedRefusal, SumPointer, fresh_epoch
 
 METADATA_ROUNDS = 1000
 RECONNECT_S = 0.2
@@ -274,7 +274,7 @@ class RedisRoundStore:
                     return number, {ParticipantId(who.decode()): text.decode() for who, text in texts.items()}
         return 0, {}
 
-    async def watch(self) -> AsyncIterator[TaskId]:
+    async def watch(self) -> AsyncIterator[Hint]:
         connected = False
         while True:
             try:
@@ -283,16 +283,19 @@ class RedisRoundStore:
                         await pubsub.subscribe(redis_keys.CHANNEL)
                         async for message in pubsub.listen():
                             connected = True
-                            for task_id in await self._named(message):
-                                yield task_id
+                            for hint in await self._hints(message):
+                                yield hint
             except StoreUnavailable:
                 if not connected:
                     raise
                 await asyncio.sleep(RECONNECT_S)
 
-    async def _named(self, message: Mapping[str, Any]) -> list[TaskId]:
+    async def _hints(self, message: Mapping[str, Any]) -> list[Hint]:
+        if message["type"] != "subscribe":
+            task_id, *seen_at = message["data"].decode().split(" ")
+            return [Hint(TaskId(task_id), (seen_at[0], int(seen_at[1])) if seen_at else None)]
         # The client subscribes again, too, when it replaced the connection by itself; hints may have been lost then.
-        return await self.list_open_tasks() if message["type"] == "subscribe" else [TaskId(message["data"].decode())]
+        return [Hint(task_id, None) for task_id in await self.list_open_tasks()]
 
     async def _change(
         self, script: Script, task_id: TaskId, more_keys: Sequence[str], more_arguments: Sequence[Argument]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from learning.federated import Admission, Contribution, Restoring, RoundStatus
 from learning.ids import ParticipantId, ReplicaId, TaskId
@@ -70,6 +70,14 @@ class NotedRefusal:
 def fresh_epoch() -> str:
     """A word that no round had before."""
     return secrets.token_hex(8)
+
+
+class Hint(NamedTuple):
+    """That a round changed."""
+
+    task_id: TaskId
+    seen_at: tuple[str, int] | None
+    """Epoch and revision that the change led to. None: nobody knows, or there is no round any more."""
 
 
 class RoundStore(Protocol):
@@ -229,8 +237,8 @@ class RoundStore(Protocol):
     async def get_metadata(self, task_id: TaskId, *, round: int, key: str) -> tuple[int, Mapping[ParticipantId, str]]:
         """All texts under a key, of the newest round not above `round` that has any; (0, {}) where none has."""
 
-    def watch(self) -> AsyncIterator[TaskId]:
-        """Names a task each time its round changed, as a hint to read it again.
+    def watch(self) -> AsyncIterator[Hint]:
+        """Names a task each time its round changed, as a hint to read it again, unless one has seen it so already.
 
         Behaviour: hints may be lost and may be repeated; a hint for every open
         task comes at first, and each time the connection to the store was lost and found again.

@@ -55,5 +55,5 @@ redis.call('HINCRBY', round, 'contributions', (#ARGV - 8) / 5)
 redis.call('HSET', sums, replica, pointer)
 if redis.call('HGET', round, 'first_contribution_at') == '' then redis.call('HSET', round, 'first_contribution_at', now) end
 redis.call('HINCRBY', round, 'revision', 1)
-redis.call('PUBLISH', channel, task)
+redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -25,6 +25,6 @@ end
 if #ended > 0 then
   redis.call('ZREMRANGEBYSCORE', leases, '-inf', now)
   redis.call('HINCRBY', round, 'revision', 1)
-  redis.call('PUBLISH', channel, task)
+  redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 end
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

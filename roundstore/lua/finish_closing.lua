@@ -53,5 +53,5 @@ end
 redis.call('HSET', round, 'restores', '', 'restore_request', '', 'restore_asked_at', '')
 redis.call('HSET', round, 'state', 'collecting', 'contributions', 0, 'last_contributions', counted, 'total_weight', 0,
   'weight_cap', is[5], 'first_contribution_at', '', 'closer', '', 'closer_until', '', 'lost', 0)
-redis.call('PUBLISH', channel, task)
+redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -25,6 +25,6 @@ if changed > 0 then
   redis.call('HINCRBY', round, 'revision', 1)
 end
 if redis.call('ZCARD', leases) ~= present then
-  redis.call('PUBLISH', channel, task)
+  redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 end
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

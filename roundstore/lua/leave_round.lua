@@ -21,6 +21,6 @@ if redis.call('ZREM', leases, participant) == 1 then
     redis.call('SADD', absent, participant)
   end
   redis.call('HINCRBY', round, 'revision', 1)
-  redis.call('PUBLISH', channel, task)
+  redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 end
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -48,5 +48,5 @@ end
 redis.call('HSET', round, 'epoch', next_epoch, 'state', 'collecting', 'closer', '', 'closer_until', '',
   'restores', '', 'restore_request', '', 'restore_asked_at', '')
 redis.call('HINCRBY', round, 'revision', 1)
-redis.call('PUBLISH', channel, task)
+redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -56,5 +56,5 @@ redis.call('HSET', round, 'number', number - 1, 'epoch', next_epoch, 'state', 'c
   'restore_asked_at', '', 'oldest_base', oldest_base, 'lost', missing)
 redis.call('HINCRBY', round, 'contributions_ever', 0 - contributions)
 redis.call('HINCRBY', round, 'revision', 1)
-redis.call('PUBLISH', channel, task)
+redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -20,7 +20,7 @@ if redis.call('EXISTS', round) == 0 then
   for i = 3, #ARGV, 2 do
     redis.call('HSET', round, ARGV[i], ARGV[i + 1])
   end
-  redis.call('PUBLISH', channel, task)
+  redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
   code = 1
 end
 return {code, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

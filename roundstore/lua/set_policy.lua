@@ -24,6 +24,6 @@ for i = 3, #ARGV, 2 do
 end
 if changed then
   redis.call('HINCRBY', round, 'revision', 1)
-  redis.call('PUBLISH', channel, task)
+  redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 end
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -26,6 +26,6 @@ end
 if is[3] == 'collecting' or is[4] ~= lease_until or is[5] ~= closer then
   redis.call('HSET', round, 'state', 'aggregating', 'closer', closer, 'closer_until', lease_until)
   redis.call('HINCRBY', round, 'revision', 1)
-  redis.call('PUBLISH', channel, task)
+  redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 end
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

@@ -25,5 +25,5 @@ end
 redis.call('HSET', round, 'state', 'aggregating', 'closer', closer, 'closer_until', lease_until,
   'restores', version, 'restore_request', request, 'restore_asked_at', asked_at)
 redis.call('HINCRBY', round, 'revision', 1)
-redis.call('PUBLISH', channel, task)
+redis.call('PUBLISH', channel, table.concat({task, unpack(redis.call('HMGET', round, 'epoch', 'revision'))}, ' '))
 return {1, redis.call('HGETALL', round), redis.call('ZCARD', leases), redis.call('SCARD', absent)}

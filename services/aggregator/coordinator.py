@@ -19,7 +19,7 @@ import structlog
 from learning.federated import RoundMoved, RoundStatus, State, is_due, look_again_at
 from learning.ids import TaskId
 from learning.refusals import DiscoError, StoreUnavailable
-from roundstore.store import RoundStore
+from roundstore.store import Hint, RoundStore
 from services.aggregator.changes import Changes, either
 from services.aggregator.closing import Closing
 from services.aggregator.intake import Intake
@@ -84,20 +84,26 @@ class Coordinator:
             await asyncio.sleep(IDLE_S)
             with suppress(StoreUnavailable):
                 for task_id in await self._store.list_open_tasks():
-                    self._notice(task_id)
+                    self._begin(task_id)
 
-    def _notice(self, task_id: TaskId) -> None:
+    def _notice(self, hint: Hint) -> None:
+        if hint.seen_at is None:
+            self._rounds.forget_seen(hint.task_id)
+        self._begin(hint.task_id)
+
+    def _begin(self, task_id: TaskId) -> None:
         if task_id not in self._attended:
             self._attended[task_id] = asyncio.create_task(self._attend(task_id))
 
     async def _attend(self, task_id: TaskId) -> None:
         attendance = _Attendance()
+        told: tuple[str, int] | None = None
         while True:
             hint, due = self._changes.next(task_id), self._changes.due(task_id)
             try:
                 if await self._upkeep.ended(task_id):
                     break
-                seconds = await self._look(task_id, attendance)
+                seconds = await self._look(task_id, attendance, told)
             except StoreUnavailable:
                 self._say_whether_lost(True)
                 self._salvage.forget(task_id)
@@ -116,15 +122,16 @@ class Coordinator:
                 await either(hint, seconds=seconds)
                 if hint.is_set():
                     await either(due, seconds=CALM_S)
+                told = self._changes.newest(task_id) if hint.is_set() else None
         self._intake.forget(task_id)
         del self._attended[task_id]
 
-    async def _look(self, task_id: TaskId, attendance: _Attendance) -> float:
+    async def _look(self, task_id: TaskId, attendance: _Attendance, told: tuple[str, int] | None) -> float:
         """Does what is to be done now; seconds until something may be, though nothing is heard."""
         if attendance.met is None:
             await self._salvage.meet(task_id)
         now = self._clock()
-        status = await self._status(task_id, attendance, now)
+        status = await self._status(task_id, attendance, now, told)
         attendance.pause_s = FIRST_PAUSE_S
         if status is None:
             return IDLE_S  # the store was emptied; the next call opens the round again
@@ -141,10 +148,12 @@ class Coordinator:
             moments.append(max(at - now, AGAIN_S))
         return min(moments)
 
-    async def _status(self, task_id: TaskId, attendance: _Attendance, now: float) -> RoundStatus | None:
+    async def _status(
+        self, task_id: TaskId, attendance: _Attendance, now: float, told: tuple[str, int] | None
+    ) -> RoundStatus | None:
         """The round, without those whose leases have ended."""
         if now < attendance.leases_checked_at + LEASES_S:
-            return await self._store.read_status(task_id)
+            return self._rounds.seen_at(task_id, told) or await self._store.read_status(task_id)
         try:
             status = await self._store.expire_leases(task_id, now=now)
         except RoundMoved:

@@ -125,6 +125,15 @@ class Rounds:
         """The round as this replica saw it last: good enough to begin with, never to refuse anything."""
         return self._seen.get(task_id)
 
+    def seen_at(self, task_id: TaskId, told: tuple[str, int] | None) -> RoundStatus | None:
+        """The round as it was seen last, where a hint tells of nothing later: most changes are this replica's own."""
+        seen = self._seen.get(task_id)
+        return seen if seen and told and told[0] == seen.epoch and told[1] <= seen.revision else None
+
+    def forget_seen(self, task_id: TaskId) -> None:
+        """When hints may have been lost: a store that came back may have lost what was seen, too."""
+        self._seen.drop(task_id)
+
     def saw(self, status: RoundStatus) -> None:
         """Remembers a round as it was read; what was read later counts."""
         before = self._seen.get(status.task_id)

@@ -155,14 +155,16 @@ class AggregatorServicer(HistoryCalls):
     ) -> AsyncIterator[aggregator_service_pb2.WatchRoundsResponse]:
         task = task_id(request.task_id)
         seen: tuple[str, int] | None = None
+        told: tuple[str, int] | None = None
         while True:
             hint = self._changes.next(task)
-            status = await self._rounds.status(task)
+            status = self._rounds.seen_at(task, told) or await self._rounds.status(task)
             if seen != (status.epoch, status.revision):
                 seen = status.epoch, status.revision
                 # Returns when there is room in the stream: a slow reader skips what happens meanwhile.
                 yield aggregator_service_pb2.WatchRoundsResponse(round=await self._round_message(status))
             await either(hint, seconds=WATCH_AGAIN_S)
+            told = self._changes.newest(task) if hint.is_set() else None
 
     async def ReadVersion(  # noqa: N802
         self, request: aggregator_service_pb2.ReadVersionRequest, context: Any

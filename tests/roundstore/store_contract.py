@@ -16,7 +16,7 @@ from learning.federated import Admission, Contribution, GroupConflict, NotDue, R
 from learning.ids import ParticipantId, ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DuplicateContribution, MalformedMessage, WeightCapReached
-from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, NotedRefusal, RoundStore, SumPointer
+from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, Hint, NotedRefusal, RoundStore, SumPointer
 
 TASK = TaskId("titanic")
 OTHER_TASK = TaskId("cifar10")
@@ -167,10 +167,10 @@ class RoundStoreContract:
     async def test_a_watcher_is_told_of_a_dropped_round(self, store: RoundStore) -> None:
         await opened(store)
         async with aclosing(store.watch()) as hints:
-            assert await anext(hints) == TASK
+            assert await anext(hints) == Hint(TASK, None)
             await store.drop_round(TASK)
             async with asyncio.timeout(10):
-                assert await anext(hints) == TASK
+                assert await anext(hints) == Hint(TASK, None)
 
     # Presence
 
@@ -832,7 +832,7 @@ class RoundStoreContract:
         await opened(store)
         await store.open_round(OTHER_TASK, POLICY, number=0, now=1.0)
         async with aclosing(store.watch()) as hints, asyncio.timeout(10):
-            assert [await anext(hints), await anext(hints)] == [OTHER_TASK, TASK]
+            assert [await anext(hints), await anext(hints)] == [Hint(OTHER_TASK, None), Hint(TASK, None)]
             changes = [
                 lambda: store.join(TASK, [ALICE], lease_until=10.0, now=1.0),
                 lambda: store.leave(TASK, ALICE, now=1.0),
@@ -843,35 +843,37 @@ class RoundStoreContract:
                 lambda: store.expire_leases(TASK, now=10.0),
             ]
             for change in changes:
-                await change()
-                assert await anext(hints) == TASK
+                after = await change()
                 if change is changes[3]:  # a group, and the start of closing
-                    assert await anext(hints) == TASK
-            await store.open_round(TaskId("new"), POLICY, number=0, now=1.0)
-            assert await anext(hints) == TaskId("new")
+                    assert await anext(hints) == Hint(TASK, (EPOCH, after.revision - 1))
+                assert await anext(hints) == Hint(TASK, (EPOCH, after.revision))
+            new = await store.open_round(TaskId("new"), POLICY, number=0, now=1.0)
+            assert await anext(hints) == Hint(TaskId("new"), (new.epoch, new.revision))
 
     async def test_a_watcher_is_told_of_what_is_lost_and_of_a_restoring(
         self, store: RoundStore, fresh_epochs: list[str]
     ) -> None:
         await closing(store)
         async with aclosing(store.watch()) as hints, asyncio.timeout(10):
-            assert await anext(hints) == TASK
+            assert (await anext(hints)).task_id == TASK
             fresh_epochs.append("second")
-            await store.lose_contributions(
+            after = await store.lose_contributions(
                 TASK, epoch=EPOCH, number=7, revision=2, participant_ids=[ALICE], sums={REPLICA: a_pointer()}
             )
-            assert await anext(hints) == TASK
+            assert await anext(hints) == Hint(TASK, ("second", after.revision))
             fresh_epochs.append("third")
-            await store.lose_version(TASK, epoch="second", number=7)
-            assert await anext(hints) == TASK
-            await store.start_restoring(TASK, epoch="third", number=6, closer=REPLICA, until=30.0, restoring=RESTORING)
-            assert await anext(hints) == TASK
+            after = await store.lose_version(TASK, epoch="second", number=7)
+            assert await anext(hints) == Hint(TASK, ("third", after.revision))
+            after = await store.start_restoring(
+                TASK, epoch="third", number=6, closer=REPLICA, until=30.0, restoring=RESTORING
+            )
+            assert await anext(hints) == Hint(TASK, ("third", after.revision))
 
     async def test_what_changes_nothing_is_not_told(self, store: RoundStore) -> None:
         await contributed(store, ALICE)
         await store.join(TASK, [ALICE], lease_until=10.0, now=1.0)
         async with aclosing(store.watch()) as hints, asyncio.timeout(10):
-            assert await anext(hints) == TASK
+            assert (await anext(hints)).task_id == TASK
             await store.join(TASK, [ALICE], lease_until=20.0, now=2.0)
             await store.join(TASK, [ALICE], lease_until=20.0, now=2.0)
             await store.leave(TASK, BOB, now=2.0)
@@ -885,4 +887,4 @@ class RoundStoreContract:
             with pytest.raises(RoundMoved):
                 await store.finish_closing(TASK, epoch=EPOCH, number=7)
             await store.open_round(OTHER_TASK, POLICY, number=0, now=1.0)
-            assert await anext(hints) == OTHER_TASK
+            assert (await anext(hints)).task_id == OTHER_TASK

@@ -18,7 +18,7 @@ from roundstore import redis_keys
 from roundstore.memory_store import MemoryRoundStore
 from roundstore.redis_settings import connect
 from roundstore.redis_store import METADATA_ROUNDS, RedisRoundStore
-from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, RoundStore
+from roundstore.store import NORMS_KEPT, REFUSALS_KEPT, Hint, RoundStore
 from tests.redis_process import RedisProcess
 from tests.roundstore.store_contract import (
     ALICE,
@@ -298,16 +298,16 @@ async def test_a_watcher_hears_of_every_open_task_after_redis_came_back(
     await opened(own_store)
     await own_store.open_round(OTHER_TASK, POLICY, number=0, now=1.0)
     async with aclosing(own_store.watch()) as hints, asyncio.timeout(20):
-        assert [await anext(hints), await anext(hints)] == [OTHER_TASK, TASK]
+        assert [await anext(hints), await anext(hints)] == [Hint(OTHER_TASK, None), Hint(TASK, None)]
         own_redis.kill()
         next_hint = asyncio.ensure_future(anext(hints))
         for _ in range(5):  # long enough for the watcher to find that nobody is there
             with pytest.raises(StoreUnavailable):
                 await own_store.read_status(TASK)
         own_redis.start()
-        assert [await next_hint, await anext(hints)] == [OTHER_TASK, TASK]
+        assert [await next_hint, await anext(hints)] == [Hint(OTHER_TASK, None), Hint(TASK, None)]
         await own_store.join(TASK, [ALICE], lease_until=10.0, now=1.0)
-        assert await anext(hints) == TASK
+        assert (await anext(hints)).task_id == TASK
 
 
 async def test_a_watcher_without_open_tasks_reconnects_too(own_redis: RedisProcess, own_store: RedisRoundStore) -> None:
@@ -319,7 +319,7 @@ async def test_a_watcher_without_open_tasks_reconnects_too(own_redis: RedisProce
         own_redis.kill()
         own_redis.start()
         await opened(own_store)
-        assert await first == TASK
+        assert (await first).task_id == TASK
 
 
 async def test_a_watcher_whose_connection_alone_is_cut_hears_of_every_open_task(
@@ -327,10 +327,10 @@ async def test_a_watcher_whose_connection_alone_is_cut_hears_of_every_open_task(
 ) -> None:
     await opened(store)
     async with aclosing(store.watch()) as hints, asyncio.timeout(20):
-        assert await anext(hints) == TASK
+        assert (await anext(hints)).task_id == TASK
         next_hint = asyncio.ensure_future(anext(hints))
         await redis_client.client_kill_filter(_type="pubsub")
-        assert await next_hint == TASK
+        assert await next_hint == Hint(TASK, None)
 
 
 # Scripts and processes side by side

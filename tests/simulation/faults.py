@@ -78,15 +78,15 @@ class Afar:
         """Hints may be lost, repeated and late; where the connection is lost, all open tasks are named again."""
         world = self._world
         while await self._before("watch") not in (Fault.LOSE_REQUEST, Fault.LATE):
-            async for task_id in self._store.watch():
+            async for hint in self._store.watch():
                 # A store hands its hints out in no order that could be repeated.
                 await asyncio.sleep(self._process.number * 1e-6)
-                fault = await self._before(f"hint {task_id}")
+                fault = await self._before(f"hint {hint.task_id}")
                 if fault is Fault.OUTAGE or world.loop.time() < self._process.outage_until:
                     break
                 if fault not in (Fault.LOSE_REQUEST, Fault.LOSE_REPLY):
                     for _ in range(2 if fault is Fault.TWICE else 1):
-                        yield task_id
+                        yield hint
             world.say(self._process.name, "watch", "connection lost")
             await asyncio.sleep(world.some_seconds())
         raise StoreUnavailable
