@@ -16,7 +16,7 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /data disco \
-    && mkdir /data && chown disco:disco /data
+    && mkdir /data /spool && chown disco:disco /data /spool
 COPY --from=builder /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 DISCO_DATA_DIR=/data
 WORKDIR /data

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.dialect_choice import DialectChoice
 from gateway.greetings import greeting
 from gateway.http_bodies import Bodies
 from gateway.http_edge import HttpEdge
@@ -128,9 +129,17 @@ def create_app(
     http.router.routes.extend(added)
     for path in GREETED_PATHS:
         http.add_api_route(path, _greet, methods=["GET"], include_in_schema=False)
-    edge = HttpEdge(http, default_dialect=settings.default_dialect, metrics=metrics)
+    choice = DialectChoice(settings, directory=directory, clock=time.monotonic)
+    edge = HttpEdge(http, choice=choice, metrics=metrics)
     sockets = WebSocketEndpoint(
-        settings, clients, directory=directory, hub=hub, submitting=submitting, versions=versions, metrics=metrics
+        settings,
+        clients,
+        choice=choice,
+        directory=directory,
+        hub=hub,
+        submitting=submitting,
+        versions=versions,
+        metrics=metrics,
     )
     return Gateway(edge, sockets, cast(ASGIApp, http), readiness)
 
@@ -155,7 +164,7 @@ async def _alive() -> Response:
 
 async def _greet(request: Request) -> Response:
     negotiated = request.state.negotiated
-    certain = negotiated.rule in ("prefix", "hint")
+    certain = negotiated.rule in ("prefix", "hint", "origin")
     text = greeting(negotiated.dialect if certain else "", request.url.path)
     if text is None:
         return problem(HTTPStatus.NOT_FOUND, "NOT_FOUND", f"There is nothing at {request.url.path}.")

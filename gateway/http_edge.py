@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.dialects.negotiation import negotiate_http
+from gateway.dialect_choice import DialectChoice
 from gateway.metrics import GatewayMetrics
 
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"
@@ -39,9 +39,9 @@ def request_id_of(headers: Headers) -> str:
 class HttpEdge:
     """Wraps the application for HTTP; sockets and the lifespan pass it by."""
 
-    def __init__(self, app: ASGIApp, *, default_dialect: str, metrics: GatewayMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, choice: DialectChoice, metrics: GatewayMetrics) -> None:
         self._app = app
-        self._default_dialect = default_dialect
+        self._choice = choice
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,15 +60,14 @@ class HttpEdge:
             await _preflight(headers)(scope, receive, answering.send)
             return
         try:
-            await self._app(self._negotiated(scope, headers), receive, answering.send)
+            await self._app(await self._negotiated(scope, headers), receive, answering.send)
         # The outermost interceptor: what a route did not foresee has been answered below (`gateway.problems`).
         except Exception:  # noqa: BLE001
             _log.exception("request.failed", method=scope["method"], path=scope["path"])
 
-    def _negotiated(self, scope: Scope, headers: Headers) -> Scope:
+    async def _negotiated(self, scope: Scope, headers: Headers) -> Scope:
         path = _CASELESS.sub(lambda name: name[0].lower(), scope["path"], count=1)
-        query = scope["query_string"].decode("latin-1")
-        negotiated = negotiate_http(path, headers, query=query, default=self._default_dialect)
+        negotiated = await self._choice.of(scope, headers, path=path)
         path = negotiated.path.rstrip("/") or "/"
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         state = {**scope.get("state", {}), "negotiated": negotiated, "is_head": scope["method"] == "HEAD"}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from gateway.descriptions import JSON, OCTETS, TaskPath, answers
 from gateway.dialects.dialect import Rendering
+from gateway.dialects.negotiation import GUESSED
 from gateway.dialects.registry import RENDERINGS
+from gateway.dialects.renderings import SUPERSET
 from gateway.http_bodies import Bodies, ServedBody
 from gateway.models import Models
 from gateway.problems import problem
@@ -39,12 +42,13 @@ from gateway.task_sources.offers import Offers
 from gateway.uploads import parse_json, read_body
 from learning.ids import task_id as valid_task_id
 from learning.refusals import DiscoError, InvalidModel
+from learning.task import Task
 from rpc.channel import retrying
 
 if TYPE_CHECKING:
     from disco.task.v1.task_service_pb2_grpc import TaskServiceAsyncStub
 
-VARY = "Accept, User-Agent, X-Disco-Protocol"
+VARY = "Accept, User-Agent, Origin, X-Disco-Protocol"
 FilePath = Annotated[str, Path(description="Which file.", json_schema_extra={"enum": ["model.json", "weights.bin"]})]
 CREATION: dict[str, Any] = {
     "required": True,
@@ -70,7 +74,11 @@ CREATION: dict[str, Any] = {
                 "required": ["task"],
                 "properties": {
                     "task": {"type": "string", "description": "The task: a JSON document."},
-                    "model": {"type": "string", "format": "binary", "description": "model.json, or a file of Keras."},
+                    "model": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "model.json, a file of Keras, or a zip archive.",
+                    },
                     "weights": {
                         "type": "array",
                         "items": {"type": "string", "format": "binary"},
@@ -164,17 +172,18 @@ class TaskRoutes:
 
     async def list_tasks(self, request: Request) -> Response:
         """All tasks, as the generation that asks reads them."""
-        rendering = _rendering(request)
+        rendering, words = _of_list(request)
         rendered = []
         for task in await self._directory.tasks():
             try:
-                rendered.append(rendering.render_task(task))
+                rendered.append(rendering.render_task(_in_words(task, words)))
             except DiscoError as error:
                 # One task that this generation cannot read costs itself only: clients reject the whole list for it.
                 _log.debug("task.unrenderable", task_id=task.task_id, dialect=rendering.name, problem=str(error))
         body = msgspec.json.encode(rendered)
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-        return await self._bodies.answer(request, ServedBody("application/json", body, tag), headers={"Vary": VARY})
+        served = ServedBody("application/json", body, tag)
+        return await self._bodies.answer(request, served, headers={"Vary": _vary(request)})
 
     async def read_file(self, request: Request, task_id: TaskPath, file: FilePath) -> Response:
         """The newest model of a task in the words of the generation that asks, or its weights alone."""
@@ -192,7 +201,7 @@ class TaskRoutes:
                 await self._directory.entry(task_id)
                 detail = f"Task {task_id} has the files model.json and weights.bin, and no other."
                 return problem(HTTPStatus.NOT_FOUND, "FILE_NOT_FOUND", detail)
-        return await self._bodies.answer(request, served, headers={"Vary": VARY})
+        return await self._bodies.answer(request, served, headers={"Vary": _vary(request)})
 
     async def create_task(self, request: Request) -> Response:
         """Creates a task: from JSON in any spelling a Disco client has, or from the parts of a form."""
@@ -216,7 +225,26 @@ def _rendering(request: Request) -> Rendering:
     return RENDERINGS[request.state.negotiated.dialect]
 
 
+def _of_list(request: Request) -> tuple[Rendering, str]:
+    """How the list is written, and in whose words where its tasks are not pinned.
+
+    A client rejects the whole list for one document that its validator does not take, and an address is a weak sign:
+    where it alone tells, the document is the one that all validators take, in that generation's words.
+    """
+    negotiated = request.state.negotiated
+    return (SUPERSET, negotiated.dialect) if negotiated.rule == "memory" else (_rendering(request), "")
+
+
+def _in_words(task: Task, words: str) -> Task:
+    return replace(task, pinned_dialect=words) if words and not task.pinned_dialect else task
+
+
+def _vary(request: Request) -> str:
+    """What an answer depends on; an address has no name there (RFC 9110, 12.5.5)."""
+    return "*" if request.state.negotiated.rule == "memory" else VARY
+
+
 def _spoken(request: Request) -> str:
     """The dialect of an upload, where something certain tells it."""
     negotiated = request.state.negotiated
-    return str(negotiated.dialect) if negotiated.rule in ("prefix", "hint", "headers") else ""
+    return str(negotiated.dialect) if negotiated.rule not in GUESSED else ""

@@ -17,7 +17,8 @@ import re
 
 from starlette.datastructures import Headers
 
-_RELAYED = re.compile(r"forwarded|via|x-real-ip|x-forwarded-.*")
+from gateway.client_address import is_relayed
+
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:[0-9]+)?", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(.*)", re.IGNORECASE)
 
@@ -34,7 +35,7 @@ def is_from_here(client: str | None, headers: Headers) -> bool:
     """Judges a request by the address it came from and by its headers."""
     if client is None or not is_loopback(client):
         return False
-    if any(_RELAYED.fullmatch(name) for name in headers):
+    if is_relayed(headers):
         return False
     hosts, origins = headers.getlist("host"), headers.getlist("origin")
     return bool(hosts) and all(map(_names_loopback, hosts)) and all(map(_is_local_origin, origins))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from gateway.dialects.origin_table import origin_table
 from gateway.own_machine import is_loopback
 from gateway.sessions.federated import ANSWER_WITHIN_S
 from gateway.task_sources.allowed_addresses import Network, networks
@@ -32,6 +34,18 @@ class GatewaySettings(ProcessSettings, HandoverSettings):
     )
     default_dialect: Literal["auto", "g21", "g22", "g30", "gdv"] = Field(
         "auto", description="What is spoken with a client that shows no sign of its generation."
+    )
+    origin_dialects: str = Field(
+        "",
+        description="Dialects of web applications that are known by their origins: "
+        "https://app.example=g22,https://other.example=g30. Empty: none.",
+    )
+    dialect_memory_s: float = Field(
+        300.0,
+        ge=0,
+        le=3600,
+        description="Seconds for which a client that shows no sign of its generation is taken for what its address "
+        "spoke last; 0: never.",
     )
     poll_hold_s: float = Field(
         8.0,
@@ -78,6 +92,19 @@ class GatewaySettings(ProcessSettings, HandoverSettings):
         except ValueError as error:
             raise ValueError(f"must be networks with commas between them; {error}") from None
         return value
+
+    @field_validator("origin_dialects")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        try:
+            origin_table(value)
+        except ValueError as error:
+            raise ValueError(f"must be origin=dialect with commas between them; {error}") from None
+        return value
+
+    @property
+    def dialects_by_origin(self) -> Mapping[str, str]:
+        return origin_table(self.origin_dialects)
 
     @property
     def networks_to_fetch_from(self) -> tuple[Network, ...]:

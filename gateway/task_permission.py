@@ -7,13 +7,13 @@ it (`gateway.own_machine`), whatever the method.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from fastapi import Request
 
+from gateway.client_address import client_address
 from gateway.own_machine import is_from_here
 from gateway.settings import GatewaySettings
 from learning.refusals import TaskCreationDenied, TooManyUploads
@@ -60,11 +60,7 @@ class TaskPermission:
 
     def _address(self, request: Request) -> str:
         peer = request.client.host if request.client else ""
-        if not self._trusts_forwarded_for:
-            return _network_of(peer)
-        # What the proxy itself added is the last; whoever asks may have written all the others.
-        forwarded = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
-        return _network_of(forwarded or peer)
+        return client_address(peer, request.headers, trusts_forwarded_for=self._trusts_forwarded_for)
 
     def _count(self, address: str) -> None:
         now = self._clock()
@@ -75,14 +71,3 @@ class TaskPermission:
         came.append(now)
         if len(self._came) > MAX_ADDRESSES:
             self._came.popitem(last=False)
-
-
-def _network_of(text: str) -> str:
-    """The address, and of IPv6 the network: one household has 2^64 of those."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return text
-    if address.version == 6:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

@@ -23,14 +23,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.connection import Codec, Connection, Ending
+from gateway.dialect_choice import DialectChoice
 from gateway.dialects.dialect import Dialect
-from gateway.dialects.negotiation import (
-    Negotiated,
-    SocketRoute,
-    confirmed_subprotocol,
-    negotiate_socket,
-    socket_route,
-)
+from gateway.dialects.negotiation import Negotiated, SocketRoute, confirmed_subprotocol, socket_route
 from gateway.dialects.registry import DIALECTS
 from gateway.federated_calls import FederatedCalls
 from gateway.http_edge import request_id_of
@@ -92,6 +87,7 @@ class WebSocketEndpoint:
         settings: GatewaySettings,
         clients: ServiceClients,
         *,
+        choice: DialectChoice,
         directory: TaskDirectory,
         hub: Hub,
         submitting: Submitting,
@@ -101,6 +97,7 @@ class WebSocketEndpoint:
         self._settings = settings
         self._aggregator = clients.aggregator()
         self._signaling = clients.signaling()
+        self._choice = choice
         self._directory = directory
         self._hub = hub
         self._submitting = submitting
@@ -152,13 +149,7 @@ class WebSocketEndpoint:
         try:
             if self._draining:
                 raise ShuttingDown
-            negotiated = negotiate_socket(
-                scope["path"],
-                headers,
-                query=scope["query_string"].decode("latin-1"),
-                subprotocols=scope["subprotocols"],
-                default=self._settings.default_dialect,
-            )
+            negotiated = await self._choice.of(scope, headers, path=scope["path"])
             route = socket_route(negotiated.path)
             if route is None:
                 detail = (
@@ -177,7 +168,7 @@ class WebSocketEndpoint:
             raise _Refused(error.reason, answer) from error
         except DiscoError as error:
             raise _Refused(error.reason, problem_for(error)) from error
-        subprotocol = confirmed_subprotocol(scope["subprotocols"], negotiated.dialect)
+        subprotocol = confirmed_subprotocol(tuple(scope["subprotocols"]), negotiated.dialect)
         answered = scope.get("extensions", {}).get(ANSWERED, _at_once)
         return _Upgrade(route, entry, DIALECTS[negotiated.dialect], negotiated, subprotocol, answered)
 

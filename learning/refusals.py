@@ -2,7 +2,7 @@
 
     DiscoError
     ├── Refusal         the rules say no; repeating the same call changes nothing
-    │   ├── TaskNotFound, TaskAlreadyExists, InvalidTask, InvalidModel, InvalidId,
+    │   ├── TaskNotFound, TaskAlreadyExists, InvalidTask, InvalidModel, ModelNotSent, InvalidId,
     │   │   InvalidPolicy, WrongScheme, TaskCreationDenied
     │   ├── TaskChanged, TaskFieldFixed, TaskDeleted, QuotaExceeded, TooManyUploads
     │   ├── InvalidWeights, WeightsNotFinite, WeightsOutOfBound, DigestMismatch
@@ -77,6 +77,14 @@ class InvalidTask(Refusal):
 class InvalidModel(Refusal):
     reason = "INVALID_MODEL"
     sentence = "The model cannot be used: {problem}."
+
+
+class ModelNotSent(Refusal):
+    reason = "MODEL_NOT_SENT"
+    sentence = (
+        "Task {task_id} came with a model_url and without a model, and the task service fetches none. Send the model "
+        "with the task, or let the gateway fetch it: POST /tasks with the modelURL, or `disco-server tasks add`."
+    )
 
 
 class InvalidId(Refusal):

@@ -22,6 +22,8 @@ from learning.refusals import InvalidTask
 
 MAX_TEXT = 16 * 1024
 MAX_ITEMS = 4096
+PINNED_DIALECTS = ("g21", "g22", "g30", "gdv")
+"""What a task may be pinned to: the names of all dialects that can be spoken (`gateway.dialects.registry`)."""
 
 
 class Scheme(Enum):
@@ -179,6 +181,8 @@ class Task:
     """None: nothing was said; `aggregation_in_force` is what holds then."""
     norm_gate: NormGate | None = None
     """None: however far a contribution changes the model, it is admitted."""
+    pinned_dialect: str = ""
+    """What is spoken about this task with clients that show no sign of their generation; empty: nothing was said."""
 
     def __post_init__(self) -> None:
         valid_id(self.task_id, "task")
@@ -192,6 +196,11 @@ class Task:
             self.scheme is Scheme.FEDERATED or self.aggregation_in_force.privacy is None,
             "aggregation.privacy",
             "can be asked for in a federated task only: elsewhere the server sees no contributions",
+        )
+        problems.check(
+            self.pinned_dialect in ("", *PINNED_DIALECTS),
+            "pinned_dialect",
+            f"must be one of {', '.join(PINNED_DIALECTS)}, or empty",
         )
         gated = self.norm_gate is not None
         problems.check(

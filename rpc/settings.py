@@ -39,6 +39,7 @@ KNOWN_NAMES = frozenset(
         "DATA_DIR",
         "DEFAULT_DIALECT",
         "DEFAULT_TASKS",
+        "DIALECT_MEMORY_S",
         "DURABILITY",
         "FETCH_NETWORKS",
         "FORWARDED_FOR",
@@ -54,6 +55,7 @@ KNOWN_NAMES = frozenset(
         "MAX_STORED_BYTES",
         "MAX_TASKS",
         "METRICS_HOST",
+        "ORIGIN_DIALECTS",
         "PARTICIPANT_LEASE_S",
         "PUBLISH_ADDRESS",  # of docker-compose.yml alone
         "POLL_HOLD_S",

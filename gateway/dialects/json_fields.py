@@ -35,6 +35,10 @@ class Fields:
         found = self._find(names)
         return found.value if found else None
 
+    def names(self, *names: str) -> bool:
+        """Whether one of the names is there at all, with whatever value."""
+        return any(name in place for _, place in self._places for name in names)
+
     def text(self, *names: str) -> str:
         """A text; a number is written out. Empty where absent."""
         found = self._find(names)

@@ -8,7 +8,8 @@ value of the wrong type.
     g21        string preprocessing, capitalised scheme, rounds in batches, modelCompileData
     g22 g30    numbers for preprocessing, rounds in epochs, tensorBackend; privacy flat (g22) or nested (g30)
     gdv        minNbOfParticipants, aggregationStrategy; no modelID
-    superset   what the validators of all four accept at once, for a root where nobody said which it is
+    superset   what the validators of all four accept at once, for a root where nobody said which it is;
+               what means something else to each generation is as the one means it that the task is pinned to
 """
 
 from __future__ import annotations
@@ -57,9 +58,15 @@ def render_gdv(task: Task) -> Document:
 
 
 def render_superset(task: Task) -> Document:
-    """Rounds are counted as the later generations do. No `aggregator`: its type differs between G22 and G30."""
+    """No `aggregator`: its type differs between G22 and G30.
+
+    Where no spelling differs but the meaning does (rounds are counted in batches or in epochs), the task's pin decides;
+    without one it is as the later generations have it.
+    """
     training = _training(task) | _compiled(task) | _flat_privacy(task) | _nested_privacy(task) | _ready_peers(task)
     training |= _later(task) | _participants(task) | {"preprocessingFunctions": list(task.training.preprocessing)}
+    if task.pinned_dialect == "g21":
+        training["roundDuration"] = task.training.round_duration_batches
     document = _later_document(task, training)
     return document | {
         "taskID": task.task_id,

@@ -54,23 +54,31 @@ _IN_PLACE: Final[Mapping[str, Any]] = {"title": "-", "epochs": 1, "batch_size": 
 
 _Record = TypeVar("_Record", DisplayInformation, TrainingInformation)
 
+_PIN: Final = ("pinned_dialect", "pinnedDialect")
+
 _DEFAULT_MINIMUM: Final = {Scheme.FEDERATED: 2, Scheme.DECENTRALIZED: 3, Scheme.LOCAL: 1}
 
 
 def parse_task(
-    document: object, *, dialect_hint: str = "", tensor_backend: str = "tfjs", training_config_json: bytes = b""
+    document: object,
+    *,
+    dialect_hint: str = "",
+    tensor_backend: str = "tfjs",
+    training_config_json: bytes = b"",
+    pinned_dialect: str = "",
 ) -> Task:
     """The task in a document. What was uploaded beside it fills gaps: the kind of model and how it is compiled.
 
     `dialect_hint` is the dialect of the request, "" where that is unknown: it decides what fields mean that generations
-    use differently, where the document itself does not tell.
+    use differently, where the document itself does not tell. `pinned_dialect` is what the task is pinned to, unless
+    the document says something else, which may be nothing.
     Raises InvalidTask with the JSON path of every field that is wrong; InvalidId where it is the id alone.
     """
     if not isinstance(document, Mapping):
         raise InvalidTask(field="task", problem="is no object")
     reader = _Reader(document, dialect_hint, tensor_backend=tensor_backend, training_config=training_config_json)
     try:
-        return reader.task()
+        return reader.task(pinned_dialect)
     except InvalidTask as refusal:
         paths = [(_json_path(name), problem) for name, problem in refusal.problems]
         raise InvalidTask(problems=dict.fromkeys(paths)) from None
@@ -111,7 +119,7 @@ class _Reader:
         self._tensor_backend = tensor_backend
         self._is_g21 = _is_g21(document, dialect)
 
-    def task(self) -> Task:
+    def task(self, pinned_dialect: str) -> Task:
         """Raises InvalidTask with everything that is wrong, InvalidId where only the id is."""
         scheme, kind = self._scheme(), self._data_kind()
         display = self._built(DisplayInformation, "display", self._display_information())
@@ -132,6 +140,7 @@ class _Reader:
                 policy=policy,
                 aggregation=self._aggregation(),
                 norm_gate=gate,
+                pinned_dialect=self._pinned(pinned_dialect),
             )
         except InvalidTask as error:
             self._problems += error.problems
@@ -293,6 +302,9 @@ class _Reader:
         except InvalidTask as refusal:
             self._problems += refusal.problems
             return None
+
+    def _pinned(self, shape: str) -> str:
+        return self._document.text(*_PIN) if self._document.names(*_PIN) else shape
 
     def _aggregation(self) -> Aggregation | None:
         document = self._document.find("aggregation")

@@ -2,7 +2,7 @@
 
     application/json, or any other type     {"task": …, "model": …} in any spelling that a client has
     multipart/form-data                     task (JSON), model, shards; the model is model.json, or a file of Keras, or
-                                            bytes as a client encodes them
+                                            a zip archive of a SavedModel, or bytes as a client encodes them
     no model, but a modelURL in the task    the model is fetched from there
 
 Files lie in a directory that goes when the block ends; of their weights one chunk at
@@ -25,6 +25,7 @@ from starlette.requests import Request
 from gateway.dialects.model_bodies import training_config_of
 from gateway.dialects.model_uploads import PushedModel, parse_model_body, parse_pushed_model
 from gateway.dialects.task_uploads import parse_task
+from gateway.dialects.upload_shapes import uploading_dialect
 from gateway.task_sources.fetched_models import fetch_model
 from gateway.task_sources.fetching import Fetcher
 from gateway.task_sources.given_digest import given_digest
@@ -36,9 +37,9 @@ from learning.refusals import InvalidId, InvalidModel, InvalidTask, MalformedMes
 from learning.task import Task
 from rpc.chunks import chunks_of
 
-_CONVERTED: Final = (".h5", ".hdf5", ".keras", ".safetensors")
+_CONVERTED: Final = (".h5", ".hdf5", ".keras", ".safetensors", ".zip")
 """The task service converts files that end so."""
-_NOT_CONVERTED: Final = (".zip", ".onnx", ".pt", ".pth", ".pb", ".pkl")
+_NOT_CONVERTED: Final = (".onnx", ".pt", ".pth", ".pb", ".pkl")
 _FILE_CHUNK_BYTES: Final = 1 << 18
 
 
@@ -107,11 +108,11 @@ class Offers:
     async def _from_json(self, request: Request, dialect: str, directory: Path) -> Offer:
         body = await read_body(request, limit=self._limit)
         async with self._parsing:
-            described, model = await asyncio.to_thread(_parse_body, body)
+            described, model, pin = await asyncio.to_thread(_parse_body, body)
             del body
             if model is not None or model_url(described) is None:
                 model = model or InvalidModel(problem="it is missing")
-                return await asyncio.to_thread(_offer, described, model, dialect)
+                return await asyncio.to_thread(_offer, described, model, dialect, pin=pin)
         return await self.from_document(described, directory, dialect=dialect)
 
     async def _from_parts(self, parts: list[Part], dialect: str, directory: Path) -> Offer:
@@ -161,7 +162,8 @@ def described_alone(document: object, dialect: str) -> Task:
     return parse_task(document, dialect_hint=dialect)
 
 
-def _parse_body(body: bytearray) -> tuple[object, PushedModel | InvalidModel | None]:
+def _parse_body(body: bytearray) -> tuple[object, PushedModel | InvalidModel | None, str]:
+    """The task's document, its model if one came, and the dialect of whoever writes bodies so."""
     document = parse_json(body)
     if not isinstance(document, dict):
         raise MalformedMessage(problem='the body is no object with "task" and "model"')
@@ -169,11 +171,12 @@ def _parse_body(body: bytearray) -> tuple[object, PushedModel | InvalidModel | N
     if described is None:
         raise InvalidTask(field="task", problem="is missing")
     if document.get("model") is None:
-        return described, None
+        return described, None, ""
+    pin = uploading_dialect(document["model"], document.get("weights"))
     try:
-        return described, parse_pushed_model(document["model"])
+        return described, parse_pushed_model(document["model"]), pin
     except InvalidModel as refusal:
-        return described, refusal
+        return described, refusal, pin
 
 
 def _task_document(part: Part) -> object:
@@ -216,7 +219,7 @@ def _offer_of_files(document: object, files: ModelFiles, dialect: str) -> Offer:
     return replace(offer, weights_size=files.weights_size, chunks=files.chunks)
 
 
-def _offer(document: object, model: PushedModel | InvalidModel, dialect: str) -> Offer:
+def _offer(document: object, model: PushedModel | InvalidModel, dialect: str, *, pin: str = "") -> Offer:
     """Raises what is wrong with the task and with the model, both at once."""
     if isinstance(model, InvalidModel):
         try:
@@ -228,7 +231,11 @@ def _offer(document: object, model: PushedModel | InvalidModel, dialect: str) ->
         raise model
     backend = "gpt" if model.kind == Model.KIND_GPT else "tfjs"
     task = parse_task(
-        document, dialect_hint=dialect, tensor_backend=backend, training_config_json=model.training_config_json
+        document,
+        dialect_hint=dialect,
+        tensor_backend=backend,
+        training_config_json=model.training_config_json,
+        pinned_dialect=pin,
     )
     if model.kind == Model.KIND_TFJS and not model.training_config_json:
         model = replace(model, training_config_json=training_config_of(task))

@@ -16,7 +16,7 @@ from learning.refusals import InvalidModel
 from services.task_service.conversion.converting import convert_model
 from services.task_service.conversion.limits import ConversionLimits
 
-FORMATS: Final = (".h5", ".hdf5", ".keras", ".safetensors")
+FORMATS: Final = (".h5", ".hdf5", ".keras", ".safetensors", ".zip")
 
 
 async def converted_file(name: str, data: Buffer, *, max_bytes: int) -> tuple[Model, bytes | None]:

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blobstore.records import Model, TaskRecord, WeightSpec
 from learning.ids import task_id
 from learning.limits import MAX_TENSORS
-from learning.refusals import InvalidModel, MalformedMessage, StreamStalled, TooLarge
+from learning.refusals import InvalidModel, MalformedMessage, ModelNotSent, StreamStalled, TooLarge
 from rpc.chunks import chunk_parts, collect
 from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service.catalog import Catalog
@@ -105,8 +105,10 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         header: task_service_pb2.CreateTaskRequest.Header,
         messages: AsyncIterator[task_service_pb2.CreateTaskRequest],
     ) -> tuple[Model, bytearray | bytes | None]:
-        """A model and its weights, or what is in a model's file."""
+        """A model and its weights, or what is in a model's file. Raises ModelNotSent where neither came."""
         if not header.model_file:
+            if not header.model.ByteSize() and header.task.training.model_url:
+                raise ModelNotSent(task_id=header.task.task_id)
             offered = _model(header.model)
             return offered, await self._received(messages, size=header.weights_size)
         file = await self._received(messages, size=header.weights_size)

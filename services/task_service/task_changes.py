@@ -1,6 +1,6 @@
 """What may become of a task that exists: which fields an update may change, and what it means to delete it.
 
-    may change    what people are told (`display`), and how long a participant trains (FREE)
+    may change    what people are told (`display`), how long a participant trains, and which dialect is guessed (FREE)
     stays         all that decides what the weights mean, how they are aggregated, or what participants were promised
 
 It makes no difference whether there are versions yet: clients have the model as soon as the task is listed.
@@ -23,10 +23,10 @@ from learning.refusals import MalformedMessage, StorageFull, TaskChanged, TaskFi
 from learning.task import Task
 from services.task_service.requests import check_request_id
 
-FREE = frozenset(
+FREE = frozenset({"pinned_dialect"}) | {
     f"training.{name}"
     for name in ("epochs", "batch_size", "validation_split", "round_duration_batches", "round_duration_epochs")
-)
+}
 """Fields beside those of `display` that an update may change."""
 ATTEMPTS = 10
 

@@ -43,7 +43,8 @@ from gateway.dialects.messages import (
     VersionedWelcome,
     Welcome,
 )
-from gateway.dialects.negotiation import negotiate_http, negotiate_socket
+from gateway.dialects.negotiation import Asked, Known, negotiate
+from gateway.dialects.origin_table import origin_table
 from gateway.dialects.registry import DIALECTS
 from gateway.problems import STATUSES
 from gateway.sessions import contributions, decentralized, federated
@@ -59,6 +60,7 @@ FEDERATED, DECENTRALIZED = sessions(PAGE)
 URLS = {"a": "/feai/tiny/a", "b": "/feai/tiny/b", "p": "/deai/pair", "q": "/deai/pair"}
 LIMIT = 1 << 20
 SECONDS = 10.0
+ORIGINS = "https://app.example=g22"
 REPEATED_UNTIL_TRUE = {10, 13}
 """Questions whose answer may lag behind what was just done: the page says so."""
 pack = msgspec.msgpack.encode
@@ -183,12 +185,10 @@ def test_negotiation_decides_as_the_table_says(rule: str, request_: str, dialect
     method, _, url = line.partition(" ")
     path, _, query = url.partition("?")
     headers = dict(re.findall(r"(\S+): (.+)", text)[0] for text in header)
-    subprotocols = [headers.pop("Sec-WebSocket-Protocol", "")]
+    subprotocols = (headers.pop("Sec-WebSocket-Protocol", ""),)
     lower = {name.lower(): value for name, value in headers.items()}
-    if method == "WS":
-        found = negotiate_socket(path, lower, query=query, subprotocols=subprotocols)
-    else:
-        found = negotiate_http(path, lower, query=query)
+    known = Known(origin_table(ORIGINS), pin=lower.pop("pinned", ""), remembered=lower.pop("remembered", ""))
+    found = negotiate(Asked(path, lower, query, subprotocols, is_socket=method == "WS"), known)
     assert (found.rule, found.dialect) == (quoted(rule)[0], quoted(dialect_)[0])
 
 

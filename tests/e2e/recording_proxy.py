@@ -1,6 +1,6 @@
 """A TCP proxy that keeps what clients sent, so that a test can compute for itself what the server should have done.
 
-It forwards bytes and understands nothing while it runs; `contributions` reads
+It forwards bytes (but those that it is told to hide) and understands nothing while it runs; `contributions` reads
 the record afterwards, with the WebSocket parser of the `websockets` library and
 msgspec's plain msgpack decoder: none of the code under test.
 """
@@ -39,6 +39,8 @@ class RecordingProxy:
     """Listens on a free loopback port and forwards every connection to `port`."""
 
     port: int
+    hides: tuple[bytes, bytes] = (b"", b"")
+    """What clients say, and what they seem to say instead, as long as that: headers are passed on as they come."""
     records: list[bytearray] = field(default_factory=list)
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
     _connections: list[asyncio.Task[None]] = field(default_factory=list)
@@ -67,16 +69,25 @@ class RecordingProxy:
         self._writers.append(up_writer)
         record = bytearray()
         self.records.append(record)
-        await asyncio.gather(_pump(reader, up_writer, record), _pump(up_reader, writer, bytearray()))
+        await asyncio.gather(_pump(reader, up_writer, record, hides=self.hides), _pump(up_reader, writer, bytearray()))
 
     def contributions(self) -> list[Sent]:
         """Everything that was sent as a contribution, connection by connection."""
         return [sent for record in self.records for sent in _contributions(bytes(record))]
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, record: bytearray) -> None:
+async def _pump(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    record: bytearray,
+    *,
+    hides: tuple[bytes, bytes] = (b"", b""),
+) -> None:
+    said, instead = hides
+    assert len(said) == len(instead), "the length of a body has been announced"
     try:
         while data := await reader.read(1 << 16):
+            data = data.replace(said, instead) if said else data
             record += data
             writer.write(data)
             await writer.drain()

@@ -19,6 +19,8 @@ from tests.e2e.composed_system import ROOT, ComposedSystem
 from tests.waiting import eventually
 
 WEIGHTS = bytes(4 * 2410)
+SPOOLED = "import tempfile; print(tempfile.gettempdir())"
+"""Where Python, as the container's user, can and does write what it spools."""
 
 
 @pytest_asyncio.fixture
@@ -84,6 +86,7 @@ async def test_composed_system_trains_and_loses_nothing(system: ComposedSystem) 
     # 4. after `down` and `up` everything is there again
     # What should not happen:
     # - the gateway shares a network with Redis, or anything but the gateway is reached from outside
+    # - what was uploaded lies in memory, or stays where it was when its process was killed
     status, body = system.get("/tasks")
     assert (status, [task["id"] for task in json.loads(body)]) == (200, ["digits"])
     for container in system.containers():
@@ -94,6 +97,12 @@ async def test_composed_system_trains_and_loses_nothing(system: ComposedSystem) 
         assert container["Config"]["User"] in ("disco", "redis")
         is_gateway = container["Config"]["Labels"]["com.docker.compose.service"] == "gateway"
         assert any(container["NetworkSettings"]["Ports"].values()) == is_gateway
+    for service in ("gateway", "task-service"):
+        (container,) = system.containers(service)
+        assert "TMPDIR=/spool" in container["Config"]["Env"]
+        assert [each["Type"] for each in container["Mounts"] if each["Destination"] == "/spool"] == ["volume"]
+        assert system.compose("exec", "-T", service, "python", "-c", SPOOLED).strip() == "/spool"
+        system.compose("exec", "-T", service, "touch", "/spool/disco-offer-left-by-a-kill")
     (gateway,) = system.containers("gateway")
     assert list(gateway["NetworkSettings"]["Networks"]) == [f"{system.project}_calls"]
 
@@ -106,6 +115,8 @@ async def test_composed_system_trains_and_loses_nothing(system: ComposedSystem) 
     system.kill()
     await system.restarted(before)
     assert (await newest(system), await contributions(system)) == (trained, 1)
+    for service in ("gateway", "task-service"):
+        assert system.compose("exec", "-T", service, "ls", "-A", "/spool").strip() == ""
 
     system.down()
     await system.up(aggregators=1)

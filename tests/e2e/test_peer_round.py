@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from tests.e2e.conftest import titanic_rows, write_csv
 from tests.e2e.real_clients import Meeting, RealClient
+from tests.e2e.recording_proxy import RecordingProxy
 from tests.e2e.system import System
 
 TASK = "titanic-among-peers"
@@ -30,10 +32,32 @@ async def test_three_published_peers_finish_every_round_together(
     (pushed,) = await pusher.run()
     assert pushed["event"] == "pushed", pushed
     assert system.record(TASK)["initial_digest"] == pushed["digest"]
+    assert system.record(TASK)["task"]["pinned_dialect"] == "g21"
 
     clients = peers(real_client, system.url, tmp_path, secure=secure)
     await asyncio.gather(*(client.run() for client in clients))
     assert_all_rounds_were_joint(clients, secure=secure)
+
+
+async def test_peers_that_show_no_sign_of_their_generation_finish_rounds_of_a_task_that_their_like_created(
+    real_client: Path, tmp_path: Path
+) -> None:
+    """As in browsers: no prefix, and no axios named. Nothing is remembered, and models are those of 2.2 by default."""
+    system = System(tmp_path / "data", {"DISCO_DIALECT_MEMORY_S": "0"})
+    await system.start()
+    try:
+        (pushed,) = await RealClient(real_client, {}, script="push_task.cjs", arguments=[system.url, TASK]).run()
+        assert pushed["event"] == "pushed", pushed
+        async with RecordingProxy(
+            system.port, hides=(b"User-Agent: axios/0.27.2", b"User-Agent: Mozilla/5.00")
+        ) as proxy:
+            clients = peers(real_client, proxy.url, tmp_path, secure=False)
+            await asyncio.gather(*(client.run() for client in clients))
+        assert_all_rounds_were_joint(clients, secure=False)
+        rules = re.findall(r"socket\.opened.*\brule\S*=\S*?(\w+)", re.sub(r"\x1b\[\d+m", "", system.output()))
+        assert rules == ["pin"] * 3
+    finally:
+        await system.stop()
 
 
 def peers(folder: Path, url: str, tmp_path: Path, *, secure: bool) -> list[RealClient]:

@@ -111,12 +111,14 @@ class TaskRecorder(tasks_grpc.TaskServiceServicer):
         self._store = store
         self.created: list[tuple[tasks.CreateTaskRequest.Header, bytes]] = []
         self.downloads = 0
+        self.looked_up = 0
 
     async def ListTasks(self, request: Any, context: Any) -> Any:  # noqa: N802
         found = [task_to_proto(self._store.tasks[name].task) for name in sorted(self._store.tasks)]
         return tasks.ListTasksResponse(tasks=found)
 
     async def GetTask(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.looked_up += 1
         stored = self._store.find(request.task_id)
         return tasks.GetTaskResponse(task=task_to_proto(stored.task), model=stored.model)
 

@@ -83,6 +83,20 @@ async def test_a_patch_changes_what_it_names_and_nothing_else(http: httpx.AsyncC
     assert "preview" not in second.json()["display"]
 
 
+async def test_the_pin_of_a_task_is_shown_and_changed(http: httpx.AsyncClient) -> None:
+    axios = {"accept": "application/json, text/plain, */*"}
+    assert "pinnedDialect" not in (await http.get("/tasks/small")).json()
+    changed = await http.patch("/tasks/small", json={"pinnedDialect": "g21"})
+    assert (changed.status_code, changed.json()["pinnedDialect"]) == (200, "g21")
+    assert (await http.get("/tasks/small")).json()["pinnedDialect"] == "g21"
+    assert (await http.get("/tasks/small/model.json", headers=axios)).headers["content-type"] == "application/json"
+    assert "pinnedDialect" not in (await http.patch("/tasks/small", json={"pinned_dialect": None})).json()
+    model = await http.get("/tasks/small/model.json", headers=axios)
+    assert model.headers["content-type"] == "application/octet-stream"
+    refused = await http.patch("/tasks/small", json={"pinnedDialect": "tfjs"})
+    assert_problem(refused, 400, "INVALID_TASK")
+
+
 async def test_patches_at_once_are_all_made(http: httpx.AsyncClient) -> None:
     names = ["preview", "overview", "tradeoffs"]
     patches = [http.patch("/tasks/small", json={"display": {name: name}}) for name in names]

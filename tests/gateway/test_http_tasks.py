@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -192,6 +193,33 @@ async def test_task_is_created_from_every_spelling_of_a_model(
     answer = await http.post("/tasks/", content=json.dumps({"newTask": TASK, "model": models[spelling]}))
     assert answer.status_code == 200, answer.text
     assert services.tasks.created[0][1] == weights_of(1.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "model", "weights", "pinned"),
+    [
+        ({}, list(artifacts(1.0)), [], "g21"),
+        ({}, {"type": "Buffer", "data": list(b"\x92\x00" + artifacts(1.0))}, [], "g30"),
+        ({}, list(b"\x92\x00" + artifacts(1.0)), [], ""),
+        ({}, base64.b64encode(artifacts(1.0)).decode(), [], ""),
+        ({"pinnedDialect": "gdv"}, list(artifacts(1.0)), [], "gdv"),
+        ({"pinned_dialect": ""}, list(artifacts(1.0)), [], ""),
+        ({"pinnedDialect": None}, list(artifacts(1.0)), [], ""),
+    ],
+)
+async def test_task_is_pinned_to_the_generation_that_writes_such_bodies_unless_it_says_otherwise(
+    http: httpx.AsyncClient, services: Services, said: dict[str, Any], model: Any, weights: Any, pinned: str
+) -> None:
+    body = {"task": TASK | said, "model": model, "weights": weights}
+    assert (await http.post("/tasks", content=json.dumps(body))).status_code == 200
+    assert services.tasks.created[0][0].task.pinned_dialect == pinned
+
+
+async def test_task_that_is_pinned_to_what_nobody_speaks_is_refused(http: httpx.AsyncClient) -> None:
+    body = {"task": TASK | {"pinnedDialect": "2.1"}, "model": list(artifacts(1.0))}
+    answer = await http.post("/tasks", content=json.dumps(body))
+    assert_problem(answer, 400, "INVALID_TASK")
+    assert [error["path"] for error in answer.json()["errors"]] == ["pinned_dialect"]
 
 
 async def test_task_that_exists_is_a_conflict(http: httpx.AsyncClient, services: Services) -> None:

@@ -34,6 +34,12 @@ def test_strangers_create_tasks_only_where_somebody_said_so(
     assert settings.effective_task_creation == effective
 
 
+def test_table_of_origins_is_checked_at_start() -> None:
+    assert GatewaySettings(origin_dialects="https://a.example=g22").dialects_by_origin == {"https://a.example": "g22"}
+    with pytest.raises(ValidationError, match=r"must be origin=dialect with commas between them; 'x=g22'|is no origin"):
+        GatewaySettings(origin_dialects="x=g22")
+
+
 def test_token_policy_without_a_token_is_refused() -> None:
     with pytest.raises(ValidationError, match="needs DISCO_TASK_TOKEN"):
         GatewaySettings(task_creation="token")

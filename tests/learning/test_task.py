@@ -15,6 +15,7 @@ from learning.refusals import InvalidId, InvalidTask
 from learning.task import (
     MAX_ITEMS,
     MAX_TEXT,
+    PINNED_DIALECTS,
     DataExample,
     DataKind,
     DisplayInformation,
@@ -212,3 +213,12 @@ def test_a_task_that_asks_for_robustness_clips_unless_it_says_otherwise(quantile
     assert asking.aggregation_in_force == Aggregation(AggregationRule.CENTERED_CLIPPING, radius_quantile=quantile)
     assert replace(asking, aggregation=Aggregation()).aggregation_in_force == Aggregation(AggregationRule.MEAN)
     assert replace(asking, scheme=Scheme.DECENTRALIZED).aggregation_in_force == Aggregation(AggregationRule.MEAN)
+
+
+def test_task_is_pinned_to_a_dialect_that_is_spoken_or_to_none() -> None:
+    for dialect in ("", *PINNED_DIALECTS):
+        assert replace(a_task(), pinned_dialect=dialect).pinned_dialect == dialect
+    for other in ("tfjs", "superset", "2.1", "G21"):
+        with pytest.raises(InvalidTask) as refusal:
+            replace(a_task(), pinned_dialect=other)
+        assert refused_field(refusal) == "pinned_dialect"

@@ -27,6 +27,7 @@ from learning.refusals import (
     InvalidTask,
     InvalidWeights,
     MalformedMessage,
+    ModelNotSent,
     StoredDataDamaged,
     StreamStalled,
     TaskAlreadyExists,
@@ -325,6 +326,24 @@ async def test_file_of_keras_becomes_the_model_of_a_task(stub: Stub, store: Dire
     record, kept = await Catalog(store, max_bytes=LIMIT).task(TaskId(answer.task.task_id))
     assert kept.size > 10
     assert record.initial_digest == answer.weights_sha256.hex() == again.weights_sha256.hex()
+
+
+async def test_model_that_is_only_named_by_a_url_is_not_fetched_and_the_refusal_says_what_to_do(stub: Stub) -> None:
+    named = task_to_proto(task())
+    named.training.model_url = "https://models.example/model.json"
+    for size in (0, len(WEIGHTS)):
+        alone = Request(header=Request.Header(task=named, weights_size=size))
+        with pytest.raises(ModelNotSent, match=r"Send the model with the task, or let the gateway fetch it") as refused:
+            await _create(stub, [alone])
+        assert refused.value.variables == {"task_id": "small"}
+    # With a model it is what it says: where clients may read the model themselves.
+    created = await _create(stub, [_header(task_message=named)])
+    assert created.task.training.model_url == named.training.model_url
+
+
+async def test_task_without_a_model_and_without_a_url_has_no_model(stub: Stub) -> None:
+    with pytest.raises(InvalidModel, match="KIND_TFJS or KIND_GPT"):
+        await _create(stub, [Request(header=Request.Header(task=task_to_proto(task())))])
 
 
 @pytest.mark.parametrize(("name", "reason"), [("m.pkl", "may end with"), ("m.h5", "cannot be used")])

@@ -168,9 +168,10 @@ async def test_every_field_that_is_free_can_be_updated(replicas: tuple[Stub, Stu
         round_duration_batches=3,
         round_duration_epochs=4,
     )
-    wanted = replace(_titled("All of it"), training=training)
+    wanted = replace(_titled("All of it"), training=training, pinned_dialect="g22")
     assert task_from_proto(await _update(replicas[0], wanted)) == wanted
-    assert {path.partition(".")[2] for path in FREE} == {
+    assert {path.removeprefix("training.") for path in FREE} == {
+        "pinned_dialect",
         "epochs",
         "batch_size",
         "validation_split",

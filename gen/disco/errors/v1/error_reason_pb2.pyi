@@ -114,6 +114,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_NOT_HANDED_OVER: _ErrorReason.ValueType  # 38
     """A file that was to hold weights cannot be read where the call arrived; stream them instead. FAILED_PRECONDITION."""
+    ERROR_REASON_MODEL_NOT_SENT: _ErrorReason.ValueType  # 39
+    """The task has a `model_url`, and neither model nor file came with it: the task service fetches nothing. Send the
+    model, or create the task at the gateway, which does. INVALID_ARGUMENT. metadata: taskId.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a caller of Disco may be given for a refusal or a fault.
@@ -216,4 +220,8 @@ ERROR_REASON_NORM_TOO_LARGE: ErrorReason.ValueType  # 37
 """
 ERROR_REASON_NOT_HANDED_OVER: ErrorReason.ValueType  # 38
 """A file that was to hold weights cannot be read where the call arrived; stream them instead. FAILED_PRECONDITION."""
+ERROR_REASON_MODEL_NOT_SENT: ErrorReason.ValueType  # 39
+"""The task has a `model_url`, and neither model nor file came with it: the task service fetches nothing. Send the
+model, or create the task at the gateway, which does. INVALID_ARGUMENT. metadata: taskId.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

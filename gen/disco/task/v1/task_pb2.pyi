@@ -93,6 +93,7 @@ class Task(_message.Message):
     AGGREGATION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     NORM_GATE_FIELD_NUMBER: _builtins.int
+    PINNED_DIALECT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Identifies the task: [A-Za-z0-9_.-]{1,128}."""
     scheme: Global___Task.Scheme.ValueType
@@ -101,6 +102,11 @@ class Task(_message.Message):
     """What a participant's data is."""
     revision: _builtins.int
     """Grows with every update: 1 as created. Output only, except where a request says which one it expects."""
+    pinned_dialect: _builtins.str
+    """What the gateway speaks about this task with clients that show no sign of their generation: "g21", "g22", "g30",
+    "gdv". A task that came in the shape of one generation's clients is pinned to it, by the gateway ("g30": 2.2 or 3.0,
+    which send the same). May be changed at any time. Empty: whatever is spoken elsewhere.
+    """
     @_builtins.property
     def display(self) -> Global___DisplayInformation:
         """What people are told about the task."""
@@ -143,10 +149,11 @@ class Task(_message.Message):
         aggregation: Global___Aggregation | None = ...,
         revision: _builtins.int = ...,
         norm_gate: Global___NormGate | None = ...,
+        pinned_dialect: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "display", b"display", "norm_gate", b"norm_gate", "policy", b"policy", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "data_kind", b"data_kind", "display", b"display", "norm_gate", b"norm_gate", "policy", b"policy", "revision", b"revision", "scheme", b"scheme", "task_id", b"task_id", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "data_kind", b"data_kind", "display", b"display", "norm_gate", b"norm_gate", "pinned_dialect", b"pinned_dialect", "policy", b"policy", "revision", b"revision", "scheme", b"scheme", "task_id", b"task_id", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -552,7 +559,9 @@ class TrainingInformation(_message.Message):
     learning_rate: _builtins.float
     """Step size. Absent: the optimizer's own."""
     model_url: _builtins.str
-    """Where the client may read the initial model itself; absolute URL, or empty."""
+    """Where the client may read the initial model itself; absolute URL, or empty. The task service does not:
+    CreateTask needs the model all the same. (The gateway fetches it for POST /tasks.)
+    """
     tokenizer: _builtins.str
     """Name of a tokenizer, for text."""
     max_sequence_length: _builtins.int

@@ -213,7 +213,8 @@ class CreateTaskRequest(_message.Message):
         """
         model_file: _builtins.str
         """Name of a model's file that follows instead of weights; its end says what it is: ".h5", ".hdf5",
-        ".keras", ".safetensors". Empty: weights follow.
+        ".keras", ".safetensors", ".zip" (a SavedModel of Keras 2, or a TF.js LayersModel with its shards). Empty: weights
+        follow.
         """
         @_builtins.property
         def task(self) -> _task_pb2.Task:

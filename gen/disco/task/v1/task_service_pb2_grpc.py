@@ -113,9 +113,9 @@ class TaskServiceServicer:
         """Creates a task. The first message holds `header`, the others hold
         `weights_chunk`; no chunk at all means that the server initializes the
         weights from the topology. With `model_file` the chunks are that file, which is
-        converted in a process of its own, with limits. Safe to send again with the same `request_id`:
+        converted in a process of its own, with limits. Nothing is fetched: a `training.model_url` is no model. Safe to send again with the same `request_id`:
         the answer is then the same.
-        Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, INVALID_WEIGHTS,
+        Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, MODEL_NOT_SENT, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
         never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
         STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
@@ -147,7 +147,7 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTask(self, request, context):
-        """Changes what is told about a task, also while it runs: all of `display`, and of
+        """Changes what is told about a task, also while it runs: all of `display`, `pinned_dialect`, and of
         `training` the fields `epochs`, `batch_size`, `validation_split`,
         `round_duration_batches` and `round_duration_epochs`. Everything else decides what the
         weights mean or how they are aggregated, and stays as it was created: another value is
