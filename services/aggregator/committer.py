@@ -294,6 +294,7 @@ class Committer:
                     now=self._clock(),
                 )
             except GroupConflict as conflict:
+                self._counted.met(status, [group[index].participant_id for index in conflict.refused])
                 group = await self._without(conflict.refused, group, current)
             except RoundMoved:
                 self._sum = None
@@ -306,6 +307,7 @@ class Committer:
             else:
                 current.committed()
                 self._rounds.saw(after)
+                self._counted.met(status, [offered.participant_id for offered in group])
                 self._committed(group, admissions, after)
                 return
 

@@ -2,12 +2,17 @@
 
 The round store knows, unless it has lost its newest writes or was wiped: so what it does not know of a late
 contribution is looked up in the ledger, whose entries outlive it. Knows no sums.
+
+Contributions to the round that collects are guarded by the script that admits them: it tells a repeated one from a
+new one, too. Looking first saves what admitting in vain would cost (a sum that has to be begun anew), and is worth it
+only where there is reason to believe in a repetition: `guarded` look-ups ask the store for nobody but participants
+that this replica has met in the round.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from blobstore import records
 from blobstore.store import BlobStore
@@ -20,6 +25,7 @@ from rpc.off_loop import off_loop
 
 MAX_CACHED_LINES = 1 << 18
 """Of all entries together: some 100 MiB at worst."""
+MAX_OPEN_ROUNDS = 4096
 _LINE_BYTES = 256
 
 _Lines = Mapping[tuple[str, str, int], Admission]
@@ -33,15 +39,39 @@ class Counted:
         self._blobs = blobs
         self._cached: OrderedDict[tuple[TaskId, str, int], _Lines] = OrderedDict()
         self._lines = 0
+        self._met: OrderedDict[TaskId, tuple[tuple[str, int], set[ParticipantId]]] = OrderedDict()
+
+    def met(self, status: RoundStatus, participant_ids: Iterable[ParticipantId]) -> None:
+        """These were admitted to this round, by this replica or, as it turned out, by another one."""
+        this = status.epoch, status.number
+        before, met = self._met.get(status.task_id, (this, set[ParticipantId]()))
+        if before != this:
+            met = set()
+        met.update(participant_ids)
+        self._met[status.task_id] = this, met
+        self._met.move_to_end(status.task_id)
+        if len(self._met) > MAX_OPEN_ROUNDS:
+            self._met.popitem(last=False)
 
     async def find(
-        self, status: RoundStatus, *, participant_id: ParticipantId, digest: str, base_round: int
+        self,
+        status: RoundStatus,
+        *,
+        participant_id: ParticipantId,
+        digest: str,
+        base_round: int,
+        guarded: bool = False,
     ) -> Admission | None:
         """The admission of these very weights, from this very round, up to the round of `status`.
 
         Raises DuplicateContribution where other weights of this participant are in the round that collects,
         StoredDataDamaged where an entry cannot be read.
         """
+        if guarded and base_round == status.number and status.state is State.COLLECTING:
+            this = status.epoch, status.number
+            known, met = self._met.get(status.task_id, (this, set[ParticipantId]()))
+            if known != this or participant_id not in met:
+                return None
         last = min(status.number, base_round + MAX_STALENESS)
         rounds = range(base_round, last + 1)
         for admission in await self._store.find_admission(status.task_id, participant_id, rounds=rounds):

@@ -66,6 +66,10 @@ class Salvage:
             while task_id not in self._met:
                 status = await self._store.read_status(task_id)
                 if status is None or not await self._has_changed(status):
+                    # What was seen before may be of a round that was given up, by a call whose answer was lost.
+                    self._rounds.forget_seen(task_id)
+                    if status is not None:
+                        self._rounds.saw(status)
                     self._met.add(task_id)
 
     def forget(self, task_id: TaskId) -> None:

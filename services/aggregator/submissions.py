@@ -100,7 +100,7 @@ class Submissions:
             announced = replace(announced, sample_count=0)  # who says more samples must not move the sum further
         counted = None
         if announced.digest:
-            status, counted = await self._foreseen(announced)
+            status, counted = await self._foreseen(announced, guarded=False)
             if counted is not None:
                 return counted, "repeated"
         async with self._memory.lend(known.model_bytes):
@@ -108,7 +108,7 @@ class Submissions:
                 weights = await arrival.received(known.model_bytes)
                 if not announced.digest:
                     announced = replace(announced, digest=arrival.digest)
-                    status, counted = await self._foreseen(announced)
+                    status, counted = await self._foreseen(announced, guarded=True)
             if counted is not None:
                 return counted, "repeated"
             offered = Offered(
@@ -122,23 +122,27 @@ class Submissions:
             admission = await self._intake.admit(announced.task_id, offered)
         return admission, "repeated" if offered.repeated else "admitted"
 
-    async def _foreseen(self, announced: Announced) -> tuple[RoundStatus, Admission | None]:
-        """The round, and the answer where there is one already. Raises what would be raised after the upload anyway."""
+    async def _foreseen(self, announced: Announced, *, guarded: bool) -> tuple[RoundStatus, Admission | None]:
+        """The round, and the answer where there is one already. Raises what would be raised after the upload anyway.
+
+        `guarded`: there is no upload to be saved, so a repetition may as well be found when it is admitted.
+        """
         seen = self._rounds.last_seen(announced.task_id)
         if seen is not None:
             try:
-                return seen, await self._answer(announced, seen)
+                return seen, await self._answer(announced, seen, guarded=guarded)
             except Refusal:
                 pass  # by what was seen last; what is true now decides
         status = await self._rounds.status(announced.task_id)
-        return status, await self._answer(announced, status)
+        return status, await self._answer(announced, status, guarded=guarded)
 
-    async def _answer(self, announced: Announced, status: RoundStatus) -> Admission | None:
+    async def _answer(self, announced: Announced, status: RoundStatus, *, guarded: bool) -> Admission | None:
         counted = await self._counted.find(
             status,
             participant_id=announced.participant_id,
             digest=announced.digest,
             base_round=announced.base_round,
+            guarded=guarded,
         )
         if counted is None:
             weight_of(as_collecting(status), base_round=announced.base_round, sample_count=announced.sample_count)

@@ -215,7 +215,19 @@ class Participant:
                 return
 
     async def _submission(self, to: AggregatorServicer, sent: Sent) -> Any:
-        return await to.SubmitContribution(self._stream(sent), None)
+        """As a stream or in one message, whichever attempt it is."""
+        if self._happens(0.5):
+            return await to.SubmitContribution(self._stream(sent), None)
+        return await to.HandOverContribution(
+            messages.HandOverContributionRequest(
+                task_id=TASK_ID,
+                participant_id=sent.participant,
+                round=sent.base_round,
+                sample_count=sent.sample_count,
+                octets=sent.weights,
+            ),
+            None,
+        )
 
     async def _stream(self, sent: Sent) -> AsyncIterator[messages.SubmitContributionRequest]:
         yield messages.SubmitContributionRequest(

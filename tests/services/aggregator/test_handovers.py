@@ -88,6 +88,36 @@ async def test_same_weights_get_the_same_receipt_whichever_way_they_come(
                 await told(member, octets=B)
 
 
+async def test_store_is_not_asked_about_new_contributions_and_a_repetition_is_found_wherever_it_comes(
+    store: RedisRoundStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    find = store.find_admission
+
+    async def recorded(task_id: Any, participant_id: Any, *, rounds: Any) -> Any:
+        asked.append(participant_id)
+        return await find(task_id, participant_id, rounds=rounds)
+
+    monkeypatch.setattr(store, "find_admission", recorded)
+    async with rooms.opened(store, tmp_path) as room, room.member() as member, room.member() as other:
+        receipt = await told(member, "a", octets=A)
+        await told(member, "b", octets=B)
+        assert asked == []
+        assert await told(other, "a", octets=A) == receipt  # by the script that admits
+        with pytest.raises(DuplicateContribution):
+            await told(other, "b", octets=A)
+        assert asked == []
+        assert await told(other, "a", octets=A) == receipt == await told(member, "a", octets=A)
+        with pytest.raises(DuplicateContribution):
+            await told(member, "b", octets=A)
+        assert asked == ["a", "a", "b", "b"]  # what refuses is read again first
+        assert (await room.status()).contributions == 2
+        await told(other, "c", octets=C)
+        await member.reaches(1)
+        assert await member.version() == (1, exact_mean(octets(BASE), [(A, 1), (B, 1), (C, 1)]))
+        assert await told(other, "a", octets=A) == receipt  # late, and counted already
+
+
 async def test_file_that_cannot_be_read_is_no_refused_contribution(store: RedisRoundStore, tmp_path: Path) -> None:
     """What should happen: the caller is told to stream. What should not: a note, or anything in the round."""
     nowhere = HandedOver(name=f"{'0' * 32}.{'1' * 32}", size=len(A), xxh3=bytes(16))
