@@ -25,7 +25,7 @@ ROUNDS_S = 60.0
 class Peak:
     """The most that an aggregator took, in MB: in the first round, in those after it, and before it had a task.
 
-    The first version has small weights only, so the first round is counted in two limbs, those after it in one.
+    The first version is what a server makes of a large layer: no weight is above 1/32.
     """
 
     first_mb: float

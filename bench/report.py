@@ -124,7 +124,7 @@ def large_model_line(peak: Peak) -> str:
     return "\n".join(
         (
             _memory_line(f"{peak.model_mb:.0f} MB, two senders at a time", peak.later_mb, peak),
-            _memory_line("the same where sums need two limbs (all weights below 1/8)", peak.first_mb, peak),
+            _memory_line("the same in the first round, from initial weights (all below 1/32)", peak.first_mb, peak),
         )
     )
 

@@ -4,15 +4,19 @@ Knows NumPy and the numbers of a model; nothing of rounds, participants or store
 
 A sum counts whole units. For a tensor whose largest absolute weight in the base
 version is `L` (an all-zero tensor counts as 1), with `⌈x⌉` the exponent of the
-smallest power of two that is at least x:
+smallest power of two that is at least x, and a floor `F` that is 1 for tensors of up
+to 2^16 weights and 2^−6 for larger ones:
 
-    bound exponent   b = 10 + ⌈max(1, L)⌉     weights beyond ±2^b are refused
+    bound exponent   b = 10 + ⌈max(F, L)⌉     weights beyond ±2^b are refused
     cap exponent     c = ⌈weight cap⌉         the weights of a round add up to at most 2^c
     exponent         e = 62 − b − c           the unit of the high limb is 2^−e
     low exponent     s = 62 − c               the unit of the low limb is 2^−(e+s)
 
 The low limb exists where the high one alone leaves fewer than 30 bits below the
-tensor's largest weight, that is where ⌈L⌉ + e < 30. A weight w then becomes
+tensor's largest weight, that is where ⌈L⌉ + e < 30. It doubles what a sum takes in
+memory, so the floor of large tensors is low: with the usual cap of 2^20 they need it
+below 2^−8 only. Small ones, like biases, which begin near zero and may move far, keep
+room for that. A weight w then becomes
 
     high = round(w · 2^e)                     low = round((w · 2^e − high) · 2^s)
 
@@ -49,6 +53,9 @@ BLOCK = 1 << 16
 WORD_BITS = 62
 HEADROOM_BITS = 10
 ENOUGH_BITS = 30
+LARGE_TENSOR = 1 << 16
+"""Weights from which on a second limb would be felt."""
+FLOOR, FLOOR_OF_LARGE = 1.0, 2.0**-6
 
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -79,10 +86,11 @@ class Scale:
     """None: one limb is enough."""
 
     @classmethod
-    def for_base(cls, largest: float, weight_cap: int) -> Scale:
-        """`largest` absolute weight of a tensor in the base version; 0 counts as 1."""
+    def for_base(cls, largest: float, weight_cap: int, *, size: int) -> Scale:
+        """`largest` absolute weight of a tensor of `size` weights in the base version; 0 counts as 1."""
         largest = largest or 1.0
-        bound_exponent = HEADROOM_BITS + power_of_two_at_least(max(1.0, largest))
+        floor = FLOOR_OF_LARGE if size > LARGE_TENSOR else FLOOR
+        bound_exponent = HEADROOM_BITS + power_of_two_at_least(max(floor, largest))
         cap_exponent = (weight_cap - 1).bit_length()
         exponent = WORD_BITS - bound_exponent - cap_exponent
         enough = power_of_two_at_least(largest) + exponent >= ENOUGH_BITS
@@ -137,7 +145,8 @@ class SumPlan:
             largest = _largest(tensor)
             if not math.isfinite(largest):
                 raise WeightsNotFinite(tensor=spec.name)
-            tensors.append(TensorPlan(name=spec.name, size=spec.size, scale=Scale.for_base(largest, weight_cap)))
+            scale = Scale.for_base(largest, weight_cap, size=spec.size)
+            tensors.append(TensorPlan(name=spec.name, size=spec.size, scale=scale))
         plan = cls(tensors=tuple(tensors), weight_cap=weight_cap)
         plan._check_size(base)
         return plan

@@ -19,10 +19,14 @@ def at_least(value: Fraction) -> int:
     return exponent
 
 
-def exponents(base: Sequence[float], weight_cap: int) -> tuple[int, int | None]:
-    """The unit of the high limb and that of the low limb, as exponents, from the words of the rule."""
+def exponents(base: Sequence[float], weight_cap: int, *, size: int | None = None) -> tuple[int, int | None]:
+    """The unit of the high limb and that of the low limb, as exponents, from the words of the rule.
+
+    `size`: how many weights the tensor has, where `base` is not all of them.
+    """
     largest = max((abs(Fraction(weight)) for weight in base), default=Fraction(0)) or Fraction(1)
-    bits = 62 - at_least(max(Fraction(1), largest) * 2**10) - at_least(Fraction(weight_cap))
+    floor = Fraction(1, 64) if (len(base) if size is None else size) > 65536 else Fraction(1)
+    bits = 62 - at_least(max(floor, largest) * 2**10) - at_least(Fraction(weight_cap))
     return bits, None if at_least(largest) + bits >= 30 else 62 - at_least(Fraction(weight_cap))
 
 

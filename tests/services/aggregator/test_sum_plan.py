@@ -56,22 +56,45 @@ def test_power_of_two_is_the_smallest_that_is_large_enough(value: float, exponen
 def test_scale_follows_from_the_largest_weight_and_the_cap(
     largest: float, weight_cap: int, exponent: int, low_exponent: int | None
 ) -> None:
-    scale = Scale.for_base(largest, weight_cap)
+    scale = Scale.for_base(largest, weight_cap, size=65536)
     assert (scale.exponent, scale.low_exponent) == (exponent, low_exponent)
+
+
+@pytest.mark.parametrize(
+    ("largest", "exponent", "low_exponent", "bound"),
+    [
+        (1.0, 32, None, 1024.0),
+        (0.125, 35, None, 128.0),
+        (2.0**-6, 38, None, 16.0),
+        (2.0**-8, 38, None, 16.0),  # 30 bits below it
+        (2.0**-9, 38, 42, 16.0),  # 29 bits below it
+        (0.0, 32, None, 1024.0),  # counts as 1
+        (5.0, 29, None, 8192.0),
+    ],
+)
+def test_large_tensors_need_a_second_limb_later(
+    largest: float, exponent: int, low_exponent: int | None, bound: float
+) -> None:
+    scale = Scale.for_base(largest, CAP, size=65537)
+    assert (scale.exponent, scale.low_exponent, scale.bound) == (exponent, low_exponent, bound)
+
+
+SIZES = st.sampled_from([1, 65536, 65537, 10**9])
 
 
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=5),
     st.integers(min_value=1, max_value=2**40),
+    SIZES,
 )
-def test_scale_is_what_the_rule_says(base: list[float], weight_cap: int) -> None:
-    scale = Scale.for_base(max((abs(weight) for weight in base), default=0.0), weight_cap)
-    assert (scale.exponent, scale.low_exponent) == fractions_mean.exponents(base, weight_cap)
+def test_scale_is_what_the_rule_says(base: list[float], weight_cap: int, size: int) -> None:
+    scale = Scale.for_base(max((abs(weight) for weight in base), default=0.0), weight_cap, size=size)
+    assert (scale.exponent, scale.low_exponent) == fractions_mean.exponents(base, weight_cap, size=size)
 
 
-@given(st.floats(min_value=0, width=32, allow_infinity=False), st.integers(min_value=1, max_value=2**40))
-def test_no_sum_of_the_largest_weights_overflows(largest: float, weight_cap: int) -> None:
-    scale = Scale.for_base(largest, weight_cap)
+@given(st.floats(min_value=0, width=32, allow_infinity=False), st.integers(min_value=1, max_value=2**40), SIZES)
+def test_no_sum_of_the_largest_weights_overflows(largest: float, weight_cap: int, size: int) -> None:
+    scale = Scale.for_base(largest, weight_cap, size=size)
     high = round(Fraction(scale.bound) * Fraction(2) ** scale.exponent)
     assert high * weight_cap <= 2**62
     if scale.low_exponent is not None:
@@ -125,6 +148,19 @@ def test_every_finite_weight_fits_a_huge_base() -> None:
 def test_other_sizes_are_refused(weights: bytes) -> None:
     with pytest.raises(InvalidWeights):
         plan_of((1.0, 1.0)).check(weights)
+
+
+def test_a_large_tensor_of_small_weights_has_its_bound_where_they_can_be_counted_finely() -> None:
+    size = 65537
+    plan = SumPlan.for_base([WeightSpec("large", (size,))], np.full(size, 0.01, dtype="<f4").tobytes(), CAP)
+    weights = np.zeros(size, dtype="<f4")
+    weights[-1] = -16.0
+    plan.check(weights.tobytes())
+    weights[-1] = next_after(16.0)
+    with pytest.raises(WeightsOutOfBound) as refusal:
+        plan.check(weights.tobytes())
+    assert refusal.value.variables == {"tensor": "large", "bound": "16"}
+    assert plan.low_size == 0
 
 
 def test_a_bad_weight_is_found_at_the_end_of_many_blocks() -> None:
