@@ -193,7 +193,7 @@ def test_every_name_of_the_library_exists_and_others_do_not() -> None:
 
 
 class SavedModel:
-    """What a model object of Keras can do, as far as we need it; a real one needs TensorFlow."""
+    """What a model object of Keras can do, as far as we need it; real ones are in test_real_keras.py."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
