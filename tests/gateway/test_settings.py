@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -32,6 +34,23 @@ def test_strangers_create_tasks_only_where_somebody_said_so(
 ) -> None:
     settings = GatewaySettings(task_creation=creation, gateway_host=host, task_token=SecretStr(token))  # type: ignore[arg-type]
     assert settings.effective_task_creation == effective
+
+
+@pytest.mark.parametrize(
+    ("creation", "host", "token", "sentence"),
+    [
+        ("auto", "127.0.0.1", "", "Programs of this machine may create, change and delete tasks; of others nobody."),
+        ("auto", "127.0.0.1", "secret", "of others whoever sends the token in DISCO_TASK_TOKEN."),
+        ("auto", "0.0.0.0", "", "Nobody may .* set DISCO_TASK_TOKEN, or DISCO_TASK_CREATION=open"),
+        ("auto", "0.0.0.0", "secret", "Whoever sends the token"),
+        ("open", "0.0.0.0", "", "Everybody"),
+        ("off", "0.0.0.0", "", "Nobody may create, change or delete tasks .DISCO_TASK_CREATION=off"),
+    ],
+)
+def test_who_may_create_tasks_is_said_in_a_sentence(creation: str, host: str, token: str, sentence: str) -> None:
+    settings = GatewaySettings(task_creation=creation, gateway_host=host, task_token=SecretStr(token))  # type: ignore[arg-type]
+    assert re.search(sentence, settings.who_may_create)
+    assert "secret" not in settings.who_may_create
 
 
 def test_token_policy_without_a_token_is_refused() -> None:
