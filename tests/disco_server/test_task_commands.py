@@ -277,3 +277,10 @@ def test_help_states_the_exit_codes_and_every_command_speaks_json(words: tuple[s
     output = run(*words, "--help").output
     assert "Exit codes: 0 done, 1 refused or not valid, 2 wrong usage, 3 no server answers." in output
     assert "--json" in output
+
+
+@pytest.mark.parametrize("name", ["receipt", "version", "chain"])
+def test_help_of_what_verifies_states_its_exit_codes(name: str) -> None:
+    output = run("verify", name, "--help").output
+    assert "Exit codes: 0 all of it holds, 1 something does not or cannot be read, 2 wrong usage." in output
+    assert "--json" in output
