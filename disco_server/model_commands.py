@@ -83,7 +83,6 @@ def download(
     output = Output(as_json=as_json)
     with reported(output):
         client = client_of(server)
-        folder.mkdir(parents=True, exist_ok=True)
         with output.progress(f"Fetching {task}") as progress:
             files = export_model(client, task, folder, form=form, version=version, progress=progress)
         output.say(f"Wrote {', '.join(files)} to {folder}.", task_id=task, folder=str(folder), files=files)

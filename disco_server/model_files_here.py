@@ -60,7 +60,9 @@ def _kept(found: ConvertedModel, folder: Path) -> ReadModel:
 
 @contextmanager
 def upload_of(path: Path) -> Iterator[list[tuple[str, str, Path]]]:
-    """What is sent for a model: field, name and path of `model.json` and of every shard. Raises InvalidModel."""
+    """What is sent for a model: field, name and path of `model.json` and of every shard, or of the file of a GPT.
+
+    Raises InvalidModel."""
     if (path / MODEL_FILE).is_file():
         path = path / MODEL_FILE
     if path.suffix == ".json":
@@ -69,6 +71,9 @@ def upload_of(path: Path) -> Iterator[list[tuple[str, str, Path]]]:
         yield [("model", MODEL_FILE, path), *(("weights", shard, path.parent / shard) for shard in files.shards)]
         return
     with read_model(path) as found, TemporaryDirectory(prefix="disco-") as folder:
+        if found.model.kind != "tfjs":  # a GPT has no form in TF.js, and the one that it came in is read by the server
+            yield [("model", f"model{path.suffix}", path)]
+            return
         write_model(found.model, found.weights, form="tfjs", target=Path(folder) / "model", labels={})
         with upload_of(Path(folder) / "model") as files_there:
             yield files_there
@@ -89,7 +94,7 @@ def model_of_document(document: Mapping[str, Any]) -> Model:
 def write_model(model: Model, weights: Path | None, *, form: str, target: Path, labels: Mapping[str, str]) -> None:
     """Writes a model to a file, or to a folder for TF.js. Raises InvalidModel, OSError."""
     if form == "tfjs":
-        _write_layers(model, weights, target)
+        _write_layers(model, weights, target, labels)
     elif form not in FORMS:
         raise InvalidModel(problem=f"it cannot be written as {form}; use one of {', '.join(FORMS)}")
     elif weights is None:
@@ -98,11 +103,13 @@ def write_model(model: Model, weights: Path | None, *, form: str, target: Path, 
         asyncio.run(export_version(model, weights, form=form, target=target, labels=labels))
 
 
-def _write_layers(model: Model, weights: Path | None, target: Path) -> None:
+def _write_layers(model: Model, weights: Path | None, target: Path, labels: Mapping[str, str]) -> None:
     if model.kind != "tfjs":
         raise InvalidModel(problem="it has no layers: a GPT is no TF.js LayersModel")
     target.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {"format": "layers-model", "modelTopology": json.loads(model.topology_json)}
+    if labels:
+        document["userDefinedMetadata"] = dict(labels)
     if model.training_config_json:
         document["trainingConfig"] = json.loads(model.training_config_json)
     if weights is not None:

@@ -7,6 +7,7 @@ what they say is checked like a stranger's. Knows no task and no store.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from gateway.task_sources.fetched_models import fetch_model
 from gateway.task_sources.fetching import Fetcher
 from gateway.task_sources.given_digest import GivenDigest
 from gateway.task_sources.model_files import MODEL_FILE, ModelFiles
-from learning.refusals import InvalidModel, TooLarge
+from learning.refusals import DigestMismatch, InvalidModel, TooLarge
 
 
 class ModelReader:
@@ -34,18 +35,21 @@ class ModelReader:
         self._limit = limit_bytes
 
     async def read(self, source: ModelSource, *, digest: GivenDigest | None = None) -> PushedModel:
-        """The model with its weights. Raises InvalidModel, InvalidTask, DigestMismatch, TooLarge."""
+        """The model with its weights. Raises InvalidModel, InvalidTask, DigestMismatch, TooLarge.
+
+        `digest` is that of the weight files of TF.js; of what has none, that of the weights as they are kept.
+        """
         match source:
             case str() if source.startswith(("http://", "https://")):
                 return await self._fetched(source, digest)
             case str() | os.PathLike():
                 return await self._at(Path(source), digest)
             case bytes():
-                return await asyncio.to_thread(parse_model_body, source)
+                return await _checked(await asyncio.to_thread(parse_model_body, source), digest)
             case Mapping():
-                return await asyncio.to_thread(_artifacts, source)
+                return await _checked(await asyncio.to_thread(_artifacts, source), digest)
             case KerasModel():
-                return await self._keras(source)
+                return await _checked(await self._keras(source), digest)
             case _:
                 raise InvalidModel(problem=f"a {type(source).__name__} is no model, path, URL or TF.js artifact")
 
@@ -61,7 +65,7 @@ class ModelReader:
             raise InvalidModel(problem=f"there is no {path}")
         if path.suffix == ".json":
             return await asyncio.to_thread(self._layers, path, digest)
-        return await self._converted(path)
+        return await _checked(await self._converted(path), digest)
 
     def _layers(self, path: Path, digest: GivenDigest | None) -> PushedModel:
         model = ModelFiles(path.parent, file=path.name, limit_bytes=self._limit)
@@ -92,6 +96,15 @@ class ModelReader:
             weight_specs=tuple((spec.name, tuple(spec.shape)) for spec in kept.weight_specs),
             weights=weights,
         )
+
+
+async def _checked(model: PushedModel, digest: GivenDigest | None) -> PushedModel:
+    """The model, if its weights are those that were announced. Raises DigestMismatch."""
+    if digest is not None:
+        found = await asyncio.to_thread(hashlib.new, digest.algorithm, model.weights)
+        if found.digest() != digest.value:
+            raise DigestMismatch(received=found.hexdigest(), announced=digest.value.hex())
+    return model
 
 
 def _whole(model: ModelFiles) -> PushedModel:

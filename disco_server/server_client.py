@@ -83,18 +83,35 @@ class ServerClient:
         found: dict[str, Any] = self._json("POST", f"/tasks/{task_id}/fork", json=wanted)
         return found
 
+    def description(self, task_id: str) -> dict[str, Any]:
+        """The task in the field names of `disco.task.v1.Task`."""
+        found: dict[str, Any] = self._json("GET", f"/tasks/{task_id}")
+        return found
+
+    def version(self, task_id: str, version: int | None) -> tuple[int, str]:
+        """Number of a version (None: the newest), and the SHA-256 of its weights."""
+        if version is not None:
+            return version, str(self._json("GET", f"/tasks/{task_id}/versions/{version}")["digest"])
+        newest = self._json("GET", f"/tasks/{task_id}/versions?page_size=1")["versions"][0]
+        return int(newest["number"]), str(newest["weights_sha256"])
+
     def model(self, task_id: str) -> dict[str, Any]:
         """model.json of the newest version, as TF.js reads it."""
         found: dict[str, Any] = self._json("GET", f"/tfjs/{task_id}/model.json")
         return found
 
-    def save_weights(self, task_id: str, version: int | None, target: Path, progress: Progress) -> int:
-        """Writes the weights of a version (None: the newest) to a file; returns their bytes."""
-        path = (
-            f"/tasks/{task_id}/weights.bin" if version is None else f"/tasks/{task_id}/versions/{version}/weights.bin"
-        )
+    def model_body(self, task_id: str) -> bytes:
+        """The newest model as clients of generation 4 read it, which have a form for every kind of model."""
+        with self._answer("GET", f"/v4/tasks/{task_id}/model.json") as answer:
+            return answer.read()
+
+    def save_weights(self, task_id: str, version: int, target: Path, progress: Progress) -> int:
+        """Writes the weights of a version to a file; returns their bytes."""
         done = 0
-        with self._answer("GET", path) as answer, target.open("wb") as file:
+        with (
+            self._answer("GET", f"/tasks/{task_id}/versions/{version}/weights.bin") as answer,
+            target.open("wb") as file,
+        ):
             for chunk in answer.iter_bytes(1 << 20):
                 file.write(chunk)
                 done += len(chunk)

@@ -129,7 +129,6 @@ def export(
     with reported(output):
         client = client_of(server)
         found = client.task(task)
-        folder.mkdir(parents=True, exist_ok=True)
         with output.progress(f"Fetching {task}") as progress:
             written = export_model(client, task, folder, form=form, version=version, progress=progress)
         (folder / "task.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

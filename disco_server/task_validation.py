@@ -51,7 +51,7 @@ def validate_document(document: object) -> Validation:
     except InvalidTask as refusal:
         server = list(refusal.problems)
     except InvalidId as refusal:
-        server = [("id", str(refusal))]
+        server = [(refusal.variables["path"], str(refusal))]
     return Validation(server, {dialect: problems_of(document, dialect) for dialect in GENERATIONS})
 
 

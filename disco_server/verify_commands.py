@@ -14,15 +14,19 @@ import typer
 
 # What checks takes NumPy and OpenSSL in; whoever starts the system need not wait for them. So each command imports it.
 
+EXIT_CODES = "Exit codes: 0 all of it holds, 1 something does not or cannot be read, 2 wrong usage."
+
 commands = typer.Typer(
-    help="Checks receipts, versions and ledgers from files alone, without asking a server.", no_args_is_help=True
+    help="Checks receipts, versions and ledgers from files alone, without asking a server.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
 )
 
 Entry = Annotated[Path, typer.Option(help="Ledger entry: GET /tasks/…/versions/N.", metavar="ENTRY.json")]
-AsJson = Annotated[bool, typer.Option("--json", help="Says it for programs: verified, step, sentence.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document: verified, step, sentence.")]
 
 
-@commands.command()
+@commands.command(epilog=EXIT_CODES)
 def receipt(
     receipt_file: Annotated[Path, typer.Argument(help="The receipt.", metavar="RECEIPT.json")],
     entry: Entry,
@@ -46,7 +50,7 @@ def receipt(
     _tell(check, as_json=as_json)
 
 
-@commands.command()
+@commands.command(epilog=EXIT_CODES)
 def version(
     entry: Entry,
     base: Annotated[Path, typer.Option(help="Weights of the version before.", metavar="BASE.bin")],
@@ -75,7 +79,7 @@ def version(
     _tell(check, as_json=as_json)
 
 
-@commands.command()
+@commands.command(epilog=EXIT_CODES)
 def chain(
     folder: Annotated[Path, typer.Argument(help="Folder with the entries, each as it was served.", metavar="FOLDER")],
     as_json: AsJson = False,

@@ -2,7 +2,7 @@
 
     If-None-Match     304 where the client has this very body
     Range, If-Range   one range of bytes: 206, or 416; several at once are answered with the whole
-    Accept-Encoding   gzip, for JSON that shrinks by it; float32 numbers do not, and are sent as they are
+    Accept-Encoding   gzip, for JSON and arrays of byte numbers, which shrink by it; float32 numbers do not
 
 A body is held whole, or streamed from where it lies. Knows nothing of what a body says.
 """
@@ -48,6 +48,8 @@ class ServedBody:
     content_type: str
     body: bytes
     tag: str
+    shrinks: bool = False
+    """Whether compressing is worth a try though it is no JSON: weights as arrays of byte numbers, a GPT's of 34 MB."""
 
     @property
     def size(self) -> int:
@@ -111,7 +113,7 @@ class Bodies:
 def _may_shrink(served: ServedBody | StreamedBody) -> bool:
     return (
         isinstance(served, ServedBody)
-        and served.content_type == "application/json"
+        and (served.shrinks or served.content_type == "application/json")
         and COMPRESSED_FROM_BYTES <= served.size <= COMPRESSED_TO_BYTES
     )
 

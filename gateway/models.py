@@ -94,7 +94,8 @@ class Models:
             return ServedBody(head.content_type, b"".join((head.octets, weights)), tag)
         assert rendering is not None, "a shard has a head"
         body = await off_loop(_TEXT_COST * len(weights), rendering.render_model, header.model, memoryview(weights))
-        return ServedBody(body.content_type, body.body, tag)
+        # What does not end in the weights as they are is a GPT, or an array of byte numbers: a try tells what it saves.
+        return ServedBody(body.content_type, body.body, tag, shrinks=True)
 
     async def _stream(self, task_id: str, version: int, head: bytes) -> AsyncGenerator[bytes, None]:
         """The service checks the digest at the end of its stream: a body that is not what was announced breaks off."""

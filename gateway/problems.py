@@ -20,7 +20,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from learning.refusals import DiscoError, InternalError, InvalidModel, InvalidPolicy, InvalidTask
+from learning.refusals import (
+    DigestMismatch,
+    DiscoError,
+    InternalError,
+    InvalidId,
+    InvalidModel,
+    InvalidPolicy,
+    InvalidTask,
+    WeightsNotFinite,
+)
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -119,6 +128,12 @@ def _errors_of(error: DiscoError) -> Sequence[tuple[str, str]]:
             return (("model", error.variables["problem"]),)
         case InvalidPolicy():
             return ((error.variables["field"], error.variables["problem"]),)
+        case InvalidId() if "path" in error.variables:  # of a document, not of the request's own path
+            return ((error.variables["path"], str(error)),)
+        case DigestMismatch():  # over HTTP only tasks announce one
+            return (("digest", str(error)),)
+        case WeightsNotFinite():  # those of a model that is uploaded; contributions do not come over HTTP
+            return (("model", str(error)),)
         case _:
             return ()
 

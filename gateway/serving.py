@@ -51,7 +51,12 @@ async def serving(settings: GatewaySettings, *, http: FastAPI | None = None) -> 
         running = asyncio.create_task(server.serve(sockets=[listening]))
         host, port = listening.getsockname()[:2]
         await stack.enter_async_context(_watching(settings, clients))
-        _log.info("gateway.started", address=f"{host}:{port}", task_creation=settings.effective_task_creation)
+        _log.info(
+            "gateway.started",
+            address=f"{host}:{port}",
+            task_creation=settings.effective_task_creation,
+            who_may_create=settings.who_may_create,
+        )
         try:
             yield running
         finally:

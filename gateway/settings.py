@@ -124,3 +124,22 @@ class GatewaySettings(ProcessSettings, HandoverSettings):
         if is_loopback(self.gateway_host):
             return "local"
         return "token" if self.task_token.get_secret_value() else "off"
+
+    @property
+    def who_may_create(self) -> str:
+        """The same in a sentence, for whoever starts the gateway."""
+        token = "whoever sends the token in DISCO_TASK_TOKEN" if self.task_token.get_secret_value() else "nobody"
+        match self.effective_task_creation:
+            case "open":
+                return "Everybody who reaches this gateway may create, change and delete tasks."
+            case "local":
+                return f"Programs of this machine may create, change and delete tasks; of others {token}."
+            case "token":
+                return "Whoever sends the token in DISCO_TASK_TOKEN may create, change and delete tasks."
+            case "off" if self.task_creation == "off":
+                return "Nobody may create, change or delete tasks (DISCO_TASK_CREATION=off)."
+            case "off":
+                return (
+                    "Nobody may create, change or delete tasks, because others reach this gateway: "
+                    "set DISCO_TASK_TOKEN, or DISCO_TASK_CREATION=open."
+                )

@@ -22,6 +22,11 @@ MINUTE_S = 60.0
 MAX_ADDRESSES = 10_000
 """Of which it is known when they came; of more, the one that came longest ago is forgotten."""
 _BEARER = "Bearer "
+_TURNED_OFF = "it is turned off (DISCO_TASK_CREATION=off)"
+_NEVER_ALLOWED = (
+    "others than this machine reach the gateway, and it was never said who may. Whoever runs it sets DISCO_TASK_TOKEN, "
+    "and you send the token; or DISCO_TASK_CREATION=open"
+)
 _NOT_FROM_HERE = (
     "only programs and pages of the gateway's own machine may, and this request came from elsewhere, through a proxy "
     "or from a page of another site. Set DISCO_TASK_CREATION=token and DISCO_TASK_TOKEN, and send the token"
@@ -33,6 +38,7 @@ class TaskPermission:
 
     def __init__(self, settings: GatewaySettings, *, clock: Callable[[], float]) -> None:
         self._creation = settings.effective_task_creation
+        self._off = _TURNED_OFF if settings.task_creation == "off" else _NEVER_ALLOWED
         self._token = settings.task_token.get_secret_value()
         self._limit = settings.uploads_per_minute
         self._trusts_forwarded_for = settings.forwarded_for == "trusted"
@@ -49,7 +55,7 @@ class TaskPermission:
         if self._creation == "open":
             return
         if self._creation == "off":
-            raise TaskCreationDenied(problem="it is turned off (DISCO_TASK_CREATION)")
+            raise TaskCreationDenied(problem=self._off)
         if self._creation == "local" and is_from_here(request.client and request.client.host, request.headers):
             return
         if not self._token:

@@ -6,7 +6,7 @@ Rule 2: this file does not know about Redis, gRPC, clocks or weights.
     state        event               what happens
     ───────────  ──────────────────  ─────────────────────────────────────────────────────
     any          Joined              present until the lease ends; renewing is joining again
-    any          Left                no longer present; an acknowledged contribution stays
+    any          Left                no longer present, unless it joined elsewhere since; what is acknowledged stays
     any          LeasesChecked       everyone whose lease has ended has left
     any          PolicyChanged       the new policy holds at once, its cap on weights from the next round on
     COLLECTING   GroupContributed    all of the group is admitted, or none (GroupConflict)
@@ -165,11 +165,15 @@ def look_again_at(status: RoundStatus) -> float | None:
 class Joined:
     participant_ids: tuple[ParticipantId, ...]
     lease_until: float
+    connection: str = ""
+    """Which connection joins; empty: not told, as when a lease is renewed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
     participant_id: ParticipantId
+    connection: str = ""
+    """Which connection ended; empty: the participant has left, whichever it joined through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +266,8 @@ class FederatedRound:
     state: State = State.COLLECTING
     revision: int = 0
     leases: Mapping[ParticipantId, float] = field(default_factory=dict)
+    connections: Mapping[ParticipantId, str] = field(default_factory=dict)
+    """Through which connection those who are present joined last, where that was told."""
     admissions: Mapping[ParticipantId, Admission] = field(default_factory=dict)
     total_weight: int = 0
     first_contribution_at: float | None = None
@@ -308,14 +314,24 @@ def step(round: FederatedRound, event: Event, now: float) -> FederatedRound:
     return round if changed == round else replace(changed, revision=round.revision + 1)
 
 
+def _with_leases(round: FederatedRound, leases: Mapping[ParticipantId, float]) -> FederatedRound:
+    """The round with fewer participants present."""
+    connections = {who: connection for who, connection in round.connections.items() if who in leases}
+    return replace(round, leases=leases, connections=connections)
+
+
 def _changed(round: FederatedRound, event: Event, now: float) -> FederatedRound:
     match event:
-        case Joined(participant_ids, lease_until):
-            return replace(round, leases={**round.leases, **dict.fromkeys(participant_ids, lease_until)})
-        case Left(participant_id):
-            return replace(round, leases={who: until for who, until in round.leases.items() if who != participant_id})
+        case Joined(participant_ids, lease_until, connection):
+            joined = {**round.leases, **dict.fromkeys(participant_ids, lease_until)}
+            told = dict.fromkeys(participant_ids, connection) if connection else {}
+            return replace(round, leases=joined, connections={**round.connections, **told})
+        case Left(participant_id, connection):
+            if connection and round.connections.get(participant_id, connection) != connection:
+                return round
+            return _with_leases(round, {who: until for who, until in round.leases.items() if who != participant_id})
         case LeasesChecked():
-            return replace(round, leases={who: until for who, until in round.leases.items() if until > now})
+            return _with_leases(round, {who: until for who, until in round.leases.items() if until > now})
         case PolicyChanged(policy):
             return replace(round, policy=policy)
         case GroupContributed(number, group, sum):
@@ -343,6 +359,7 @@ def _changed(round: FederatedRound, event: Event, now: float) -> FederatedRound:
                 number=round.number + 1,
                 revision=round.revision,
                 leases=round.leases,
+                connections=round.connections,
                 last_contributions=admitted if contributions is None else contributions,
                 contributions_ever=round.contributions_ever + admitted if ever is None else ever,
                 oldest_base=round.oldest_base if round.restoring is None else round.number + 1,

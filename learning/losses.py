@@ -52,6 +52,7 @@ def without_version(round: FederatedRound, before: FederatedRound | None, *, epo
         state=State.COLLECTING,
         revision=round.revision + 1,
         leases=round.leases,
+        connections=round.connections,
         closer=None,
         closer_until=None,
         restoring=None,

@@ -87,12 +87,20 @@ class MemoryRoundStore:
         return sorted(self._tasks)
 
     async def join(
-        self, task_id: TaskId, participant_ids: Sequence[ParticipantId], *, lease_until: float, now: float
+        self,
+        task_id: TaskId,
+        participant_ids: Sequence[ParticipantId],
+        *,
+        lease_until: float,
+        now: float,
+        connection: str = "",
     ) -> RoundStatus:
-        return self._step(task_id, Joined(tuple(participant_ids), lease_until), now)
+        return self._step(task_id, Joined(tuple(participant_ids), lease_until, connection), now)
 
-    async def leave(self, task_id: TaskId, participant_id: ParticipantId, *, now: float) -> RoundStatus:
-        return self._step(task_id, Left(participant_id), now)
+    async def leave(
+        self, task_id: TaskId, participant_id: ParticipantId, *, now: float, connection: str = ""
+    ) -> RoundStatus:
+        return self._step(task_id, Left(participant_id, connection), now)
 
     async def expire_leases(self, task_id: TaskId, *, now: float) -> RoundStatus:
         return self._step(task_id, LeasesChecked(), now)

@@ -5,6 +5,7 @@
     disco:tasks                            channel ids of tasks that were created, updated or deleted
     disco:{<task>}:round                   hash    the open round, without the names in it
     disco:{<task>}:leases                  zset    participant → end of its lease, seconds
+    disco:{<task>}:connections             hash    participant → the connection that joined last, where it is told
     disco:{<task>}:admissions              hash    participant → admission in the open round
     disco:{<task>}:absent                  set     contributors of the open round that are not present
     disco:{<task>}:sums                    hash    replica → pointer to its partial sum of the open round
@@ -64,6 +65,10 @@ def of_task(task_id: TaskId) -> RoundKeys:
         admissions=f"{prefix}:admissions",
         sums=f"{prefix}:sums",
     )
+
+
+def connections(task_id: TaskId) -> str:
+    return f"{_prefix(task_id)}:connections"
 
 
 def closed_admissions(task_id: TaskId, number: int) -> str:

@@ -68,7 +68,8 @@ class RedisRoundStore:
         with store_faults():
             await self._redis.sadd(redis_keys.OPEN_TASKS, task_id)
         fields = redis_fields.new_round(self._new_epoch(), number, policy, contributions_ever=contributions_ever)
-        reply = await self._change(self._open_round, task_id, [keys.admissions, keys.sums], _flat(fields.items()))
+        more_keys = [keys.admissions, keys.sums, redis_keys.connections(task_id)]
+        reply = await self._change(self._open_round, task_id, more_keys, _flat(fields.items()))
         return _status(task_id, reply)
 
     async def read_status(self, task_id: TaskId) -> RoundStatus | None:
@@ -87,19 +88,28 @@ class RedisRoundStore:
         return [TaskId(task_id) for task_id, exists in zip(known, exist, strict=True) if exists]
 
     async def join(
-        self, task_id: TaskId, participant_ids: Sequence[ParticipantId], *, lease_until: float, now: float
+        self,
+        task_id: TaskId,
+        participant_ids: Sequence[ParticipantId],
+        *,
+        lease_until: float,
+        now: float,
+        connection: str = "",
     ) -> RoundStatus:
-        arguments = [redis_fields.from_time(lease_until), *participant_ids]
-        return _status(task_id, await self._change(self._join_round, task_id, [], arguments))
+        more_keys = [redis_keys.connections(task_id)]
+        arguments = [redis_fields.from_time(lease_until), connection, *participant_ids]
+        return _status(task_id, await self._change(self._join_round, task_id, more_keys, arguments))
 
-    async def leave(self, task_id: TaskId, participant_id: ParticipantId, *, now: float) -> RoundStatus:
-        admissions = redis_keys.of_task(task_id).admissions
-        return _status(task_id, await self._change(self._leave_round, task_id, [admissions], [participant_id]))
+    async def leave(
+        self, task_id: TaskId, participant_id: ParticipantId, *, now: float, connection: str = ""
+    ) -> RoundStatus:
+        more_keys = [redis_keys.of_task(task_id).admissions, redis_keys.connections(task_id)]
+        return _status(task_id, await self._change(self._leave_round, task_id, more_keys, [participant_id, connection]))
 
     async def expire_leases(self, task_id: TaskId, *, now: float) -> RoundStatus:
-        admissions = redis_keys.of_task(task_id).admissions
+        more_keys = [redis_keys.of_task(task_id).admissions, redis_keys.connections(task_id)]
         arguments = [redis_fields.from_time(now)]
-        return _status(task_id, await self._change(self._expire_leases, task_id, [admissions], arguments))
+        return _status(task_id, await self._change(self._expire_leases, task_id, more_keys, arguments))
 
     async def find_admission(
         self, task_id: TaskId, participant_id: ParticipantId, *, rounds: Sequence[int]
@@ -235,6 +245,7 @@ class RedisRoundStore:
         status, keys = await self.read_status(task_id), redis_keys.of_task(task_id)
         lost = redis_keys.lost(task_id, status.number if status else 0)
         more_keys = [keys.admissions, keys.sums, lost, redis_keys.norms(task_id), redis_keys.refusals(task_id)]
+        more_keys.append(redis_keys.connections(task_id))
         await self._change(self._drop_round, task_id, more_keys, [])
         # After the round, so that no round is ever missing in the set.
         with store_faults():

@@ -99,12 +99,28 @@ class RoundStore(Protocol):
         """The tasks that have a round in this store, sorted."""
 
     async def join(
-        self, task_id: TaskId, participant_ids: Sequence[ParticipantId], *, lease_until: float, now: float
+        self,
+        task_id: TaskId,
+        participant_ids: Sequence[ParticipantId],
+        *,
+        lease_until: float,
+        now: float,
+        connection: str = "",
     ) -> RoundStatus:
-        """Makes participants present until `lease_until`. Raises RoundMoved where the task has no round."""
+        """Makes participants present until `lease_until`. Raises RoundMoved where the task has no round.
 
-    async def leave(self, task_id: TaskId, participant_id: ParticipantId, *, now: float) -> RoundStatus:
-        """Ends a presence. Behaviour: no error for one that is not present. Raises RoundMoved as `join`."""
+        Behaviour: `connection` is remembered as the one that joined last; empty, as in renewals, leaves the one
+        that is known.
+        """
+
+    async def leave(
+        self, task_id: TaskId, participant_id: ParticipantId, *, now: float, connection: str = ""
+    ) -> RoundStatus:
+        """Ends a presence. Behaviour: no error for one that is not present. Raises RoundMoved as `join`.
+
+        Nothing changes where another connection than this one is known to have joined last: a client that came
+        back elsewhere keeps its seat when its older socket ends. Empty: the presence ends whoever joined last.
+        """
 
     async def expire_leases(self, task_id: TaskId, *, now: float) -> RoundStatus:
         """Ends every presence whose lease has ended at `now`. Raises RoundMoved as `join`."""

@@ -128,7 +128,7 @@ class _Reader:
         try:
             task_id = valid_task_id(self._id())
         except InvalidId as error:
-            refusal = error
+            refusal = InvalidId(**error.variables, path=self._id_path())
         try:
             gate = self._norm_gate()
             task = Task(

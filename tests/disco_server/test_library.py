@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import urllib.request
 import zipfile
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fastapi import Request, Response
 
@@ -80,10 +82,26 @@ async def test_path_and_folder_and_url_and_client_bytes_give_the_same_weights(di
     assert {next((folder / "weights").iterdir()).read_bytes() for folder in folders} == {WEIGHTS}
 
 
-async def test_digest_of_a_task_is_checked(disco: Disco, tmp_path: Path) -> None:
-    folder = write(tmp_path / "m", document(), {"group1-shard1of1.bin": WEIGHTS})
-    with pytest.raises(DigestMismatch):
-        await disco.add_task({**TASK, "digest": {"algorithm": "sha256", "value": "00" * 32}}, folder)
+@pytest.mark.parametrize("source", ["folder", "file of Keras", "model object", "artifacts", "client bytes"])
+async def test_digest_of_a_task_is_checked_wherever_its_model_comes_from(
+    disco: Disco, tmp_path: Path, source: str
+) -> None:
+    with zipfile.ZipFile(ROOT / "tests/services/task_service/conversion/saved_models.zip") as archive:
+        keras = archive.read("keras/dense.keras")
+    (tmp_path / "model.keras").write_bytes(keras)
+    client_bytes = msgspec.msgpack.encode({**ARTIFACTS, "weightData": msgspec.msgpack.Ext(0x1A, WEIGHTS)})
+    sources: dict[str, ModelSource] = {
+        "folder": write(tmp_path / "m", document(), {"group1-shard1of1.bin": WEIGHTS}),
+        "file of Keras": tmp_path / "model.keras",
+        "model object": SavedModel(keras),
+        "artifacts": ARTIFACTS,
+        "client bytes": client_bytes,
+    }
+    with pytest.raises(DigestMismatch) as mismatch:
+        await disco.add_task({**TASK, "digest": {"algorithm": "sha256", "value": "00" * 32}}, sources[source])
+    right = mismatch.value.variables["received"]
+    await disco.add_task({**TASK, "digest": {"algorithm": "sha256", "value": right}}, sources[source])
+    assert hashlib.sha256(stored_weights(tmp_path)).hexdigest() == right
 
 
 @pytest.mark.parametrize(
@@ -193,7 +211,7 @@ def test_every_name_of_the_library_exists_and_others_do_not() -> None:
 
 
 class SavedModel:
-    """What a model object of Keras can do, as far as we need it; a real one needs TensorFlow."""
+    """What a model object of Keras can do, as far as we need it; real ones are in test_real_keras.py."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

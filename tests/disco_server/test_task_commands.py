@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
 from click.testing import Result
 from typer.testing import CliRunner
 
+from blobstore.records import Model, WeightSpec
 from disco_server.command_line import app
 from disco_server.server_client import default_address
+from services.task_service.conversion.exporting import export_version
+from services.task_service.gpt import weights_of_gpt
 from tests.e2e.system import ROOT, System
 from tests.gateway.task_sources.file_server import FileServer
 from tests.gateway.task_sources.files import TASK, WEIGHTS, document, write
@@ -89,6 +95,59 @@ async def test_task_is_added_shown_exported_forked_and_added_again(system: Syste
         assert (await ran("tasks", "remove", task_id, "--yes", **token))["sentence"] == f"Deleted task {task_id}."
     assert [task["id"] for task in await ran("tasks", "list")] == ["digits"]
     assert "There is no task wine" in (await ran("tasks", "remove", "wine", "--yes", code=1, **token))["error"]
+
+
+TEXT = {"dataType": "text", "tensorBackend": "gpt"}
+SMALL_GPT = {"name": "transformer", "nLayer": 1, "nHead": 1, "nEmbd": 2, "blockSize": 3, "vocabSize": 5, "bias": True}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_version_goes_out_with_its_labels_and_comes_back_as_it_was(
+    system: System, wine: Path, tmp_path: Path
+) -> None:
+    # What should happen: TF.js and a GPT are exported, added again, and have the digest that they had; task, version
+    # and digest go with the file. What should not: a folder that is left behind by an export that was refused.
+    at = ("--server", system.url, "--json")
+    token = {"DISCO_TASK_TOKEN": "word"}
+
+    async def ran(*words: str, code: int = 0, **environment: str) -> Any:
+        return said(await asyncio.to_thread(run, *words, *at, **environment), code)
+
+    async def digest_of(path: Path) -> Any:
+        return said(await asyncio.to_thread(run, "models", "inspect", str(path), "--json"))["digest"]
+
+    specs = tuple(WeightSpec(weight.name, weight.shape) for weight in weights_of_gpt(json.dumps(SMALL_GPT)))
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(np.arange(sum(math.prod(spec.shape) for spec in specs), dtype="<f4").tobytes())
+    gpt = Model(kind="gpt", topology_json=json.dumps(SMALL_GPT), weight_specs=specs)
+    await export_version(gpt, weights, form="safetensors", target=tmp_path / "gpt.safetensors", labels={})
+    for_text = {**TASK, "id": "gpt", "trainingInformation": TASK["trainingInformation"] | TEXT}
+    (tmp_path / "gpt.json").write_text(json.dumps(for_text))
+
+    await ran("tasks", "add", str(tmp_path / "gpt.json"), "--model", str(tmp_path / "gpt.safetensors"), **token)
+    (wine / "task.json").write_text(json.dumps({**TASK, "id": "layers"}))
+    await ran("tasks", "add", str(wine / "task.json"), "--model", str(wine), **token)
+    out = tmp_path / "out"
+    refused = await ran("models", "download", "gpt", str(out), code=1)
+    assert "a GPT is written as safetensors only" in refused["error"]
+    assert not out.exists()
+    digests = {"gpt": hashlib.sha256(weights.read_bytes()).hexdigest(), "layers": hashlib.sha256(WEIGHTS).hexdigest()}
+    for task_id, digest in digests.items():
+        await ran("tasks", "export", task_id, str(out / task_id), "--form", "safetensors")
+        file = out / task_id / "model.safetensors"
+        assert await digest_of(file) == digest
+        data = file.read_bytes()
+        labels = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        assert {"task_id": task_id, "version": "0", "digest": digest}.items() <= labels.items()
+    (tmp_path / "again.json").write_text((out / "gpt" / "task.json").read_text().replace('"gpt"', '"again"', 1))
+    await ran("tasks", "add", str(tmp_path / "again.json"), "--model", str(out / "gpt" / "model.safetensors"), **token)
+    await ran("models", "download", "again", str(out / "again"), "--form", "safetensors")
+    assert await digest_of(out / "again" / "model.safetensors") == digests["gpt"]
+    await ran("models", "download", "layers", str(out / "tfjs"))
+    told = json.loads((out / "tfjs" / "model.json").read_text())["userDefinedMetadata"]
+    assert told == {"task_id": "layers", "version": "0", "digest": digests["layers"]}
+    for task_id in ("gpt", "again", "layers"):
+        await ran("tasks", "remove", task_id, "--yes", **token)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -217,4 +276,11 @@ def test_nothing_is_deleted_without_a_yes() -> None:
 def test_help_states_the_exit_codes_and_every_command_speaks_json(words: tuple[str, str]) -> None:
     output = run(*words, "--help").output
     assert "Exit codes: 0 done, 1 refused or not valid, 2 wrong usage, 3 no server answers." in output
+    assert "--json" in output
+
+
+@pytest.mark.parametrize("name", ["receipt", "version", "chain"])
+def test_help_of_what_verifies_states_its_exit_codes(name: str) -> None:
+    output = run("verify", name, "--help").output
+    assert "Exit codes: 0 all of it holds, 1 something does not or cannot be read, 2 wrong usage." in output
     assert "--json" in output

@@ -43,7 +43,7 @@ class Sent:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self.weights).hexdigest()
+        return _digest(self.weights)
 
 
 class Aggregators:
@@ -184,6 +184,16 @@ class Backend:
         return np.array([self.rng.gauss(0, scale) for _ in range(size)], "<f4").tobytes()
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A contribution through the gateway that was answered: digests of the version it was trained from, of itself, and
+    of the version that came as the answer."""
+
+    base: str
+    digest: str
+    answer: str
+
+
 @dataclass
 class GatewayClients:
     """One participant after another over a WebSocket of generation GDV: when its socket is gone, a new one comes."""
@@ -193,7 +203,7 @@ class GatewayClients:
     shapes: Shapes
     rng: np.random.Generator
     sent: list[Sent] = field(default_factory=list)
-    answered: int = 0
+    answered: list[Answered] = field(default_factory=list)
     sockets_lost: int = 0
     waits_given_up: int = 0
 
@@ -217,5 +227,10 @@ class GatewayClients:
         while True:
             weights = client.train()
             self.sent.append(Sent(client.sent[-1]))
+            base = client.adopted[-1]
             await client.exchange(weights)
-            self.answered += 1
+            self.answered.append(Answered(*map(_digest, (base, client.sent[-1], client.adopted[-1]))))
+
+
+def _digest(weights: bytes) -> str:
+    return hashlib.sha256(weights).hexdigest()

@@ -16,7 +16,7 @@ from disco.aggregator.v1 import round_pb2
 from blobstore import records
 from blobstore.directory import DirectoryBlobStore
 from learning.ids import TaskId
-from tests.e2e.chaos_participants import Sent
+from tests.e2e.chaos_participants import Answered, Sent
 from tests.e2e.exact_mean import exact_mean
 from tests.e2e.system import System
 
@@ -73,6 +73,28 @@ def check_contributions(
             line["position"],
         )
         assert (one.participant_id, one.base_round) == (line["participant_id"], line["base_round"])
+
+
+def check_answers(
+    system: System, task_id: str, answered: Sequence[Answered], *, staleness_weights: Sequence[int]
+) -> int:
+    """Who was answered through the gateway is counted, in the base's round or a later one that it was not too late for,
+    and in the answer; or it was too late for every round before the answer. Returns how many were too late.
+
+    Clients of that generation get no receipt: an answer is all that they are told."""
+    ledger = system.ledger(task_id)
+    versions = {system.record(task_id)["initial_digest"]: 0, **{entry["digest"]: entry["version"] for entry in ledger}}
+    assert len(versions) == len(ledger) + 1, "two versions are the same, so an answer does not tell which it is"
+    counted_in = {line["digest"]: entry["version"] for entry in ledger for line in entry["contributions"]}
+    too_late = 0
+    for one in answered:
+        base, answer = versions[one.base], versions[one.answer]
+        if one.digest in counted_in:
+            assert base < counted_in[one.digest] <= min(base + len(staleness_weights), answer)
+        else:
+            assert answer >= base + len(staleness_weights), "a contribution was answered, in time, and is not counted"
+            too_late += 1
+    return too_late
 
 
 def check_signature(receipt: round_pb2.Receipt, key: round_pb2.ReceiptKey) -> None:

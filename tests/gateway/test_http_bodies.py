@@ -27,6 +27,7 @@ async def numbers() -> AsyncGenerator[bytes, None]:
 
 BODIES = {
     "held": ServedBody("application/octet-stream", NUMBERS, '"numbers"'),
+    "byte numbers": ServedBody("application/octet-stream", NUMBERS, '"byte"', shrinks=True),
     "streamed": StreamedBody("application/octet-stream", len(NUMBERS), '"numbers"', numbers),
     "document": ServedBody("application/json", DOCUMENT, '"document"'),
     "short": ServedBody("application/json", NOISE, '"short"'),
@@ -124,6 +125,13 @@ async def test_json_is_compressed_for_who_asks_and_has_a_tag_of_its_own(http: ht
     assert (coded.headers["content-encoding"], coded.headers["etag"]) == ("gzip", '"document-gzip"')
     again = await http.get("/document", headers={"If-None-Match": '"document-gzip"', "Accept-Encoding": "gzip"})
     assert again.status_code == 304
+
+
+async def test_byte_numbers_are_compressed_although_they_are_no_json(http: httpx.AsyncClient) -> None:
+    coded = await http.get("/byte numbers", headers={"Accept-Encoding": "gzip"})
+    assert (coded.content, coded.headers["content-encoding"]) == (NUMBERS, "gzip")
+    assert coded.headers["vary"] == "Accept, Accept-Encoding"
+    assert int(coded.headers["content-length"]) < len(NUMBERS) / 2
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,16 @@ async def test_nobody_changes_anything_where_creating_is_off(
         for method in ("PUT", "PATCH", "DELETE"):
             answer = await http.request(method, "/tasks/small", json={})
             assert_problem(answer, 403, "TASK_CREATION_DENIED")
+            assert "turned off (DISCO_TASK_CREATION=off)" in answer.json()["detail"]
+
+
+async def test_who_is_denied_because_nobody_said_who_may_is_told_what_to_set(
+    store: DirectoryBlobStore, settings: GatewaySettings
+) -> None:
+    async with _opened(store, settings, task_creation="auto", gateway_host="0.0.0.0") as http:
+        answer = await http.delete("/tasks/small")
+        assert_problem(answer, 403, "TASK_CREATION_DENIED")
+        assert "sets DISCO_TASK_TOKEN" in answer.json()["detail"]
 
 
 async def test_one_upload_more_than_a_minute_allows_is_told_when_to_come_back(

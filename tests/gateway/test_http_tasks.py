@@ -16,10 +16,13 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from gateway.app import create_app
+from gateway.problems import problem_for
 from gateway.service_clients import ServiceClients
 from gateway.settings import GatewaySettings
+from learning.refusals import WeightsNotFinite
 from tests.gateway.conftest import LIMIT
 from tests.gateway.recorders import TOPOLOGY, Services, weights_of
+from tests.gateway.task_sources.files import WEIGHTS, document
 
 TASK: dict[str, Any] = {
     "taskID": "pushed",
@@ -251,6 +254,29 @@ async def test_bad_upload_is_answered_with_its_reason(
 ) -> None:
     assert_problem(await http.post("/tasks", content=body), 400, reason)
     assert services.tasks.created == []
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [({"taskID": "../x"}, "taskID"), ({"digest": {"algorithm": "sha256", "value": "00" * 32}}, "digest")],
+)
+async def test_whatever_is_wrong_with_a_task_has_its_json_path(
+    http: httpx.AsyncClient, more: dict[str, Any], path: str
+) -> None:
+    files = [
+        ("task", ("task.json", json.dumps({**TASK, **more}))),
+        ("model", ("model.json", json.dumps(document()))),
+        ("weights", ("group1-shard1of1.bin", WEIGHTS)),
+    ]
+    answer = await http.post("/tasks", files=files)
+    assert answer.status_code == 400
+    (problem,) = answer.json()["errors"]
+    assert (problem["path"], problem["detail"]) == (path, answer.json()["detail"])
+
+
+def test_weights_that_the_task_service_refuses_are_those_of_the_model() -> None:
+    told = json.loads(bytes(problem_for(WeightsNotFinite(tensor="d/kernel")).body))
+    assert told["errors"] == [{"path": "model", "detail": told["detail"]}]
 
 
 async def test_upload_over_the_limit_is_refused_before_it_is_read(http: httpx.AsyncClient) -> None:

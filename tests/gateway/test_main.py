@@ -109,8 +109,9 @@ async def test_process_may_open_as_many_files_as_its_sockets_need(services: Serv
 
     process = await start(services, 0, preexec_fn=allow_few, DISCO_MAX_SOCKETS="1000")
     assert process.stderr is not None
-    while b"gateway.started" not in await asyncio.wait_for(process.stderr.readline(), 30):
+    while b"gateway.started" not in (line := await asyncio.wait_for(process.stderr.readline(), 30)):
         assert process.returncode is None
+    assert b"Programs of this machine may create" in line
     assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (1000 + OTHER_FILES, 2000)
     process.kill()
     await process.wait()

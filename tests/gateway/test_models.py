@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from disco.task.v1.task_pb2 import Model
 
 from gateway.dialects.registry import RENDERINGS
 from gateway.http_bodies import ServedBody, StreamedBody
@@ -41,6 +42,22 @@ async def test_each_version_and_each_rendering_has_its_own_tag(models: Models, s
     await services.aggregator.publish("fed", weights_of(1.0))
     tags.add((await models.shard("fed")).tag)
     assert len(tags) == 4
+
+
+async def test_weights_as_numbers_may_be_compressed_and_weights_as_they_are_not(
+    models: Models, services: Services
+) -> None:
+    async def shrinks(form: str) -> bool:
+        served = await models.model("fed", RENDERINGS[form])
+        assert isinstance(served, ServedBody)
+        return served.shrinks
+
+    assert [await shrinks(form) for form in ("g21", "g30", "gdv")] == [True, False, False]
+    stored = services.store.tasks["dec"].model
+    stored.kind, stored.topology_json = Model.KIND_GPT, b"{}"
+    body = await models.model("dec", RENDERINGS["g30"])
+    assert isinstance(body, ServedBody)
+    assert body.shrinks
 
 
 async def test_known_body_is_served_while_the_task_service_is_away(models: Models, services: Services) -> None:

@@ -65,6 +65,7 @@ COLLECTING = FederatedRound(
     number=7,
     revision=5,
     leases={ALICE: 100.0, BOB: 50.0, CAROL: 70.0},
+    connections={ALICE: "a2", BOB: "b1"},
     admissions={ALICE: an_admission(ALICE, 0), DAVE: an_admission(DAVE, 1)},
     total_weight=8,
     first_contribution_at=10.0,
@@ -92,6 +93,7 @@ NEXT = FederatedRound(
     number=8,
     revision=6,
     leases=COLLECTING.leases,
+    connections=COLLECTING.connections,
     last_contributions=2,
     contributions_ever=32,
 )
@@ -103,11 +105,21 @@ GRID: list[tuple[State, Event, float, object]] = [
     *same_in_both(Joined((BOB, CAROL), 90.0), 20.0, leases={ALICE: 100.0, BOB: 90.0, CAROL: 90.0}),
     *unchanged_in_both(Joined((ALICE,), 100.0), 20.0),
     *unchanged_in_both(Joined((), 100.0), 20.0),
-    *same_in_both(Left(ALICE), 20.0, leases={BOB: 50.0, CAROL: 70.0}),
+    *unchanged_in_both(Joined((ALICE,), 100.0, "a2"), 20.0),
+    *same_in_both(
+        Joined((ALICE, CAROL), 100.0, "a3"),
+        20.0,
+        leases={ALICE: 100.0, BOB: 50.0, CAROL: 100.0},
+        connections={ALICE: "a3", BOB: "b1", CAROL: "a3"},
+    ),
+    *same_in_both(Left(ALICE), 20.0, leases={BOB: 50.0, CAROL: 70.0}, connections={BOB: "b1"}),
+    *same_in_both(Left(ALICE, "a2"), 20.0, leases={BOB: 50.0, CAROL: 70.0}, connections={BOB: "b1"}),
+    *unchanged_in_both(Left(ALICE, "a1"), 20.0),
+    *same_in_both(Left(CAROL, "c1"), 20.0, leases={ALICE: 100.0, BOB: 50.0}),
     *unchanged_in_both(Left(DAVE), 20.0),
     *unchanged_in_both(LeasesChecked(), 49.9),
-    *same_in_both(LeasesChecked(), 50.0, leases={ALICE: 100.0, CAROL: 70.0}),
-    *same_in_both(LeasesChecked(), 100.0, leases={}),
+    *same_in_both(LeasesChecked(), 50.0, leases={ALICE: 100.0, CAROL: 70.0}, connections={ALICE: "a2"}),
+    *same_in_both(LeasesChecked(), 100.0, leases={}, connections={}),
     *same_in_both(PolicyChanged(NEW_POLICY), 20.0, policy=NEW_POLICY),
     *unchanged_in_both(PolicyChanged(replace(POLICY)), 20.0),
     (
@@ -533,6 +545,7 @@ def test_what_is_too_late_too_early_or_too_heavy_is_refused_by_name() -> None:
 # Whatever happens
 
 participants = st.sampled_from([ALICE, BOB, CAROL, DAVE])
+connections = st.sampled_from(["", "", "older", "newer"])
 times = st.sampled_from([0.0, 5.0, 10.0, 15.0, 40.0])
 groups = st.lists(
     st.builds(Contribution, participants, st.sampled_from(["a1", "b1"]), st.just(0), st.integers(1, 9)),
@@ -541,8 +554,8 @@ groups = st.lists(
 ).map(tuple)
 numbers = st.sampled_from([0, 0, 0, 1, 1, 2])
 events = st.one_of(
-    st.builds(Joined, st.lists(participants, max_size=3).map(tuple), times),
-    st.builds(Left, participants),
+    st.builds(Joined, st.lists(participants, max_size=3).map(tuple), times, connections),
+    st.builds(Left, participants, connections),
     st.builds(LeasesChecked),
     st.builds(PolicyChanged, st.sampled_from([POLICY, NEW_POLICY])),
     st.builds(GroupContributed, numbers, groups),

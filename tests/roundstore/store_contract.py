@@ -209,6 +209,41 @@ class RoundStoreContract:
         assert status == replace(a_status(), revision=2)
         assert await store.leave(TASK, ALICE, now=3.0) == status
 
+    async def test_the_end_of_an_older_connection_leaves_the_seat_to_the_newer_one(self, store: RoundStore) -> None:
+        await opened(store)
+        await store.join(TASK, [ALICE], lease_until=10.0, now=1.0, connection="older")
+        seated = await store.join(TASK, [ALICE], lease_until=10.0, now=1.0, connection="newer")
+        assert (seated.participants, seated.revision) == (1, 2)
+        assert await store.join(TASK, [ALICE], lease_until=10.0, now=1.0, connection="newer") == seated
+        assert await store.leave(TASK, ALICE, now=2.0, connection="older") == seated
+        # Renewing tells no connection: the one that joined last stays known.
+        renewed = await store.join(TASK, [ALICE], lease_until=20.0, now=2.0)
+        assert await store.leave(TASK, ALICE, now=2.0, connection="older") == renewed
+        assert (await store.leave(TASK, ALICE, now=2.0, connection="newer")).participants == 0
+
+    async def test_who_tells_no_connection_ends_the_presence_whichever_joined(self, store: RoundStore) -> None:
+        await opened(store)
+        await store.join(TASK, [ALICE], lease_until=10.0, now=1.0, connection="gateway")
+        assert (await store.leave(TASK, ALICE, now=2.0)).participants == 0
+        await store.join(TASK, [BOB], lease_until=10.0, now=2.0)
+        assert (await store.leave(TASK, BOB, now=3.0, connection="gateway")).participants == 0
+
+    async def test_a_connection_is_forgotten_with_the_presence_and_kept_into_the_next_round(
+        self, store: RoundStore
+    ) -> None:
+        await opened(store)
+        await store.join(TASK, [ALICE, BOB], lease_until=10.0, now=1.0, connection="newer")
+        await store.leave(TASK, ALICE, now=2.0)
+        await store.join(TASK, [ALICE], lease_until=50.0, now=3.0)
+        await store.expire_leases(TASK, now=10.0)
+        await store.join(TASK, [BOB, CAROL], lease_until=50.0, now=11.0)
+        await store.join(TASK, [CAROL], lease_until=50.0, now=11.0, connection="newer")
+        await closing(store)
+        await store.finish_closing(TASK, epoch=EPOCH, number=7)
+        assert (await store.leave(TASK, ALICE, now=30.0, connection="older")).participants == 2
+        assert (await store.leave(TASK, BOB, now=30.0, connection="older")).participants == 1
+        assert (await store.leave(TASK, CAROL, now=30.0, connection="older")).participants == 1
+
     async def test_a_contributor_who_leaves_is_absent_until_back(self, store: RoundStore) -> None:
         await opened(store)
         await store.join(TASK, [ALICE, BOB], lease_until=10.0, now=1.0)

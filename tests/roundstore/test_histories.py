@@ -38,6 +38,7 @@ participants = st.sampled_from(PARTICIPANTS)
 replicas = st.sampled_from(REPLICAS)
 moments = st.sampled_from([-1.0, 0.0, 0.1, 1.0, 2.5])
 """Before, at and after now."""
+connections = st.sampled_from(["", "older", "newer"])
 epochs = st.sampled_from([True] * 15 + [False])
 offsets = st.sampled_from([0] * 14 + [-1, 1])
 """Between the round that is meant and the open one."""
@@ -53,11 +54,13 @@ class Open:
 class Join:
     who: tuple[ParticipantId, ...]
     until: float
+    connection: str = ""
 
 
 @dataclass(frozen=True)
 class Leave:
     who: ParticipantId
+    connection: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,8 @@ members = st.tuples(participants, st.sampled_from(["aa", "bb"]), st.integers(1, 
 one_each = st.lists(members, min_size=1, max_size=3, unique_by=lambda member: member[0])
 any_group = st.lists(members, min_size=1, max_size=3)
 ordinary: list[tuple[int, st.SearchStrategy[Event]]] = [
-    (3, st.builds(Join, st.lists(participants, max_size=3).map(tuple), moments)),
-    (1, st.builds(Leave, participants)),
+    (3, st.builds(Join, st.lists(participants, max_size=3).map(tuple), moments, connections)),
+    (2, st.builds(Leave, participants, connections)),
     (1, st.builds(Expire)),
     (6, st.builds(Commit, replicas, one_each.map(tuple), epochs, offsets)),
     (1, st.builds(Commit, replicas, any_group.map(tuple), epochs, offsets)),
@@ -193,10 +196,13 @@ class Pair:
         match event:
             case Open(policy, number):
                 await self._same("open", lambda store: store.open_round(task, policy, number=number, now=now))
-            case Join(who, until):
-                await self._same("join", lambda store: store.join(task, who, lease_until=now + until, now=now))
-            case Leave(who_leaves):
-                await self._same("leave", lambda store: store.leave(task, who_leaves, now=now))
+            case Join(who, until, through):
+                ends = now + until
+                await self._same(
+                    "join", lambda store: store.join(task, who, lease_until=ends, now=now, connection=through)
+                )
+            case Leave(who_leaves, ended):
+                await self._same("leave", lambda store: store.leave(task, who_leaves, now=now, connection=ended))
             case Expire():
                 await self._same("expire", lambda store: store.expire_leases(task, now=now))
             case SetPolicy(policy):

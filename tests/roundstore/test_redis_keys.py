@@ -84,6 +84,7 @@ def test_every_key_that_is_built_is_in_the_docstring() -> None:
         redis_keys.lost(TASK, 7),
         redis_keys.norms(TASK),
         redis_keys.refusals(TASK),
+        redis_keys.connections(TASK),
         *(getattr(redis_keys.of_task(TASK), field) for field in redis_keys.RoundKeys.__dataclass_fields__),
     }
     examples = {"<task>": "titanic", "<number>": "7", "<round>": "3", "<replica>": "replica", "<peer>": "peer"}

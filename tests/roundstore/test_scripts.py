@@ -21,15 +21,16 @@ STATUS_KEYS = [KEYS.round, KEYS.leases, KEYS.absent]
 CLOSED = [redis_keys.closed_admissions(TaskId("task"), 7), redis_keys.closed_sums(TaskId("task"), 7)]
 LOST = redis_keys.lost(TaskId("task"), 7)
 NORMS, REFUSALS = redis_keys.norms(TaskId("task")), redis_keys.refusals(TaskId("task"))
+CONNECTIONS = redis_keys.connections(TaskId("task"))
 HINT: list[Argument] = [redis_keys.CHANNEL, "task"]
 GROUP: list[Argument] = ["alice", "a1", 7, 4, "0.5"]
 
 ALL_KEYS = {
-    "open_round": [*STATUS_KEYS, KEYS.admissions, KEYS.sums],
+    "open_round": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, CONNECTIONS],
     "read_status": STATUS_KEYS,
-    "join_round": STATUS_KEYS,
-    "leave_round": [*STATUS_KEYS, KEYS.admissions],
-    "expire_leases": [*STATUS_KEYS, KEYS.admissions],
+    "join_round": [*STATUS_KEYS, CONNECTIONS],
+    "leave_round": [*STATUS_KEYS, KEYS.admissions, CONNECTIONS],
+    "expire_leases": [*STATUS_KEYS, KEYS.admissions, CONNECTIONS],
     "commit_group": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, NORMS],
     "start_closing": STATUS_KEYS,
     "start_restoring": STATUS_KEYS,
@@ -38,7 +39,7 @@ ALL_KEYS = {
     "lose_contributions": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
     "lose_version": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST, *CLOSED],
     "set_policy": STATUS_KEYS,
-    "drop_round": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST, NORMS, REFUSALS],
+    "drop_round": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST, NORMS, REFUSALS, CONNECTIONS],
     "swap_peers": [redis_keys.peers(TaskId("task"))],
     "hold_signal": [HELD],
     "count_peer": [redis_keys.PEER_IDS],
@@ -47,7 +48,7 @@ NEW_ROUND = [word for pair in redis_fields.new_round("e", 7, Policy()).items() f
 NEW_POLICY = [word for pair in redis_fields.from_policy(Policy(deadline_s=3.0)).items() for word in pair]
 
 OPEN: tuple[str, list[Argument]] = ("open_round", [*HINT, *NEW_ROUND])
-JOIN: tuple[str, list[Argument]] = ("join_round", [*HINT, "10.0", "alice", "bob"])
+JOIN: tuple[str, list[Argument]] = ("join_round", [*HINT, "10.0", "", "alice", "bob"])
 COMMIT: tuple[str, list[Argument]] = ("commit_group", [*HINT, "e", 7, "replica", "pointer", "2.0", 256, *GROUP])
 START: tuple[str, list[Argument]] = ("start_closing", [*HINT, "e", 7, "replica", "30.0", "20.0"])
 RESTORE: tuple[str, list[Argument]] = ("start_restoring", [*HINT, "e", 7, "replica", "30.0", 3, "r1", "20.0"])
@@ -65,8 +66,8 @@ HISTORIES: dict[tuple[str, int], list[tuple[str, list[Argument]]]] = {
     ("read_status", -1): [("read_status", [])],
     ("join_round", 1): [OPEN, JOIN],
     ("join_round", -1): [JOIN],
-    ("leave_round", 1): [OPEN, ("leave_round", [*HINT, "alice"])],
-    ("leave_round", -1): [("leave_round", [*HINT, "alice"])],
+    ("leave_round", 1): [OPEN, ("leave_round", [*HINT, "alice", ""])],
+    ("leave_round", -1): [("leave_round", [*HINT, "alice", ""])],
     ("expire_leases", 1): [OPEN, ("expire_leases", [*HINT, "10.0"])],
     ("expire_leases", -1): [("expire_leases", [*HINT, "10.0"])],
     ("commit_group", 1): [OPEN, COMMIT],
@@ -141,10 +142,10 @@ def test_a_script_reads_like_its_header(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "keys", "arguments"),
     [
-        ("leave_round", 3, 3),
-        ("leave_round", 5, 3),
-        ("leave_round", 4, 2),
         ("leave_round", 4, 4),
+        ("leave_round", 6, 4),
+        ("leave_round", 5, 3),
+        ("leave_round", 5, 5),
         ("commit_group", 5, 13),
         ("commit_group", 6, 7),
         ("commit_group", 6, 12),

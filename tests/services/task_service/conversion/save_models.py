@@ -107,7 +107,8 @@ def input_for(tensor: Any, dice: np.random.Generator) -> np.ndarray:
     return dice.integers(0, 11, shape).astype("int32") if kind == "int32" else dice.normal(size=shape).astype("float32")
 
 
-def save(keras: Any, build: Any, folder: Path) -> None:
+def save(keras: Any, build: Any, folder: Path) -> Any:
+    """The model as well, for who goes on with it."""
     keras.backend.clear_session()
     dice = np.random.default_rng(7)
     model = build(keras)
@@ -129,6 +130,7 @@ def save(keras: Any, build: Any, folder: Path) -> None:
             model.save(saved, save_format="tf")
             (Path(saved) / "saved_model.pb").write_bytes(b"")  # the graph, which is most of it, and is never read
             shutil.make_archive(str(folder / f"{name}.saved"), "zip", saved)
+    return model
 
 
 def main() -> None:

@@ -6,8 +6,11 @@ Skips where they are not installed; fails instead where CI=true.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import pytest
 from blobstore.records import Model
 from services.task_service.conversion.converting import convert_model
 from services.task_service.conversion.exporting import export_version
+from tests.e2e.system import ROOT
 from tests.services.task_service import topologies
 from tests.services.task_service.conversion.kept_models import (
     FILES,
@@ -31,7 +35,8 @@ from tests.services.task_service.conversion.kept_models import (
 from tests.services.task_service.conversion.test_exporting import IN_KERAS_2_ONLY, inputs_for, model_of, with_weights
 
 HERE = Path(__file__).parent
-PYTHON = Path(os.environ.get("DISCO_TEST_KERAS_PYTHON") or Path(__file__).parents[4] / ".venv-keras/bin/python")
+PYTHON = Path(os.environ.get("DISCO_TEST_KERAS_PYTHON") or ROOT / ".venv-keras/bin/python")
+IRIS_TASK = ROOT / "examples/iris/task.json"
 FORMS = {"h5": "tf_keras", "keras": "keras"}
 # Layers that TF.js runs with a GPU only, or that mean something else there: masked steps keep their output in TF.js.
 LEFT_OUT = ("channels_first",)
@@ -48,23 +53,43 @@ def python() -> Path:
 
 
 def run(python: Path, script: str, *arguments: str) -> None:
-    command = [str(python), str(HERE / script), *arguments]
+    run_command(str(python), str(HERE / script), *arguments)
+
+
+def run_command(*command: str) -> None:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "PATH": os.environ["PATH"], "HOME": "/tmp"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=quiet)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=quiet, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+async def converted(path: Path) -> tuple[Model, str | None]:
+    async with convert_model(path) as found:
+        return found.model, found.digest
 
 
 @pytest.mark.parametrize("library", ["tf_keras", "keras"])
 def test_what_keras_saves_today_is_what_was_kept(library: str, python: Path, saved: Path, tmp_path: Path) -> None:
     run(python, "save_models.py", str(tmp_path / library), library)
-
-    async def converted(path: Path) -> tuple[Model, str | None]:
-        async with convert_model(path) as found:
-            return found.model, found.digest
-
     for file in (file for file in FILES if file.startswith(f"{library}/")):
         assert asyncio.run(converted(tmp_path / file)) == asyncio.run(converted(saved / file))
         assert_equal_outputs(arrays(tmp_path, file, "output"), arrays(saved, file, "output"))
+
+
+@pytest.mark.parametrize(("library", "form"), [("tf_keras", "h5"), ("keras", "keras")])
+def test_model_objects_of_keras_become_the_tasks_that_their_files_become(
+    library: str, form: str, python: Path, saved: Path, tmp_path: Path
+) -> None:
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True, timeout=60).stdout
+    script = f"{__package__}.add_objects"
+    run_command(sys.executable, "-m", script, packages.strip(), library, str(IRIS_TASK), str(tmp_path))
+    for name in NAMES:
+        kept = asyncio.run(converted(saved / library / f"{name}.{form}"))
+        record = json.loads((tmp_path / "data" / "tasks" / name / "task.json").read_text())
+        assert record["initial_digest"] == kept[1]
+        (weights,) = (tmp_path / "data" / "tasks" / name / "weights").iterdir()
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == kept[1]
+    assert "twice (Lambda): Lambda layers carry program code" in (tmp_path / "refusal.txt").read_text()
 
 
 @dataclass(frozen=True)
