@@ -111,7 +111,9 @@ class FederatedCalls:
 
     async def _join(self) -> None:
         self._hub.enter(self._task_id, self._participant_id, self._round_seen, self._end)
-        request = JoinTaskRequest(task_id=self._task_id, participant_id=self._participant_id)
+        request = JoinTaskRequest(
+            task_id=self._task_id, participant_id=self._participant_id, connection_id=self._hub.connection_id
+        )
         try:
             answer = await retrying(lambda: self._aggregator.JoinTask(request), seconds=ANSWER_WITHIN_S)
         except Fault as fault:
@@ -175,7 +177,9 @@ class FederatedCalls:
             self._versions.forget(self._task_id)
         if not was_last_socket:
             return
-        request = LeaveTaskRequest(task_id=self._task_id, participant_id=self._participant_id)
+        request = LeaveTaskRequest(
+            task_id=self._task_id, participant_id=self._participant_id, connection_id=self._hub.connection_id
+        )
         try:
             answer = await retrying(lambda: self._aggregator.LeaveTask(request), seconds=LEAVE_WITHIN_S)
         except DiscoError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,8 @@ class Hub:
     def __init__(self, aggregator: AggregatorServiceAsyncStub) -> None:
         self._aggregator = aggregator
         self._attendances: dict[str, _Attendance] = {}
+        self.connection_id = secrets.token_hex(8)
+        """What this gateway is called in joins: whoever has joined through another one since, keeps its seat there."""
 
     def enter(self, task_id: str, participant_id: str, listener: Listener, gone: Gone | None = None) -> None:
         """Counts one socket of a participant in; `listener` is told of every change of the round, and at once if it

@@ -90,7 +90,8 @@ class AggregatorServicer(HistoryCalls):
     async def JoinTask(  # noqa: N802 (the name in the contract)
         self, request: aggregator_service_pb2.JoinTaskRequest, context: Any
     ) -> aggregator_service_pb2.JoinTaskResponse:
-        status = await self._join(request.task_id, [participant_id(request.participant_id)])
+        connection = _connection(request.connection_id)
+        status = await self._join(request.task_id, [participant_id(request.participant_id)], connection=connection)
         return aggregator_service_pb2.JoinTaskResponse(
             round=await self._round_message(status), lease=duration_message(self._lease_s)
         )
@@ -107,7 +108,10 @@ class AggregatorServicer(HistoryCalls):
         self, request: aggregator_service_pb2.LeaveTaskRequest, context: Any
     ) -> aggregator_service_pb2.LeaveTaskResponse:
         task, participant = task_id(request.task_id), participant_id(request.participant_id)
-        status = await self._rounds.changed(task, lambda: self._store.leave(task, participant, now=self._clock()))
+        connection = _connection(request.connection_id)
+        status = await self._rounds.changed(
+            task, lambda: self._store.leave(task, participant, now=self._clock(), connection=connection)
+        )
         if is_due(status, self._clock()):
             self._changes.announce_due(task)
         return aggregator_service_pb2.LeaveTaskResponse(round=await self._round_message(status))
@@ -217,10 +221,12 @@ class AggregatorServicer(HistoryCalls):
         admission = await self._submissions.submit(announced, arrival)
         return receipt_message(statement_of(announced.task_id, admission), self._receipt_key)
 
-    async def _join(self, text: str, participants: list[ParticipantId]) -> RoundStatus:
+    async def _join(self, text: str, participants: list[ParticipantId], *, connection: str = "") -> RoundStatus:
         task, now = task_id(text), self._clock()
+        until = now + self._lease_s
         return await self._rounds.changed(
-            task, lambda: self._store.join(task, participants, lease_until=now + self._lease_s, now=now)
+            task,
+            lambda: self._store.join(task, participants, lease_until=until, now=now, connection=connection),
         )
 
     async def _announced(self, messages: AsyncIterator[aggregator_service_pb2.SubmitContributionRequest]) -> Announced:
@@ -242,3 +248,8 @@ class AggregatorServicer(HistoryCalls):
             digest=header.sha256.hex(),
             sample_count=header.sample_count,
         )
+
+
+def _connection(text: str) -> str:
+    """Empty where it is not told. Raises InvalidId."""
+    return valid_id(text, "connection") if text else ""

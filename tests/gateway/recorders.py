@@ -160,6 +160,8 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         self._store = store
         self.present: dict[str, set[str]] = {}
         self.left: list[str] = []
+        self.connections: list[str] = []
+        """Through whom participants joined and left, in turn."""
         self.renewals = 0
         self.contributions: list[tuple[agg.SubmitContributionRequest.Header, bytes]] = []
         self.metadata: dict[tuple[str, str], dict[str, str]] = {}
@@ -202,6 +204,7 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
     async def JoinTask(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._store.find(request.task_id)
         self.present.setdefault(request.task_id, set()).add(request.participant_id)
+        self.connections.append(request.connection_id)
         await self.change()
         answer = agg.JoinTaskResponse(round=self.round(request.task_id))
         answer.lease.FromSeconds(30)
@@ -216,6 +219,7 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
     async def LeaveTask(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.present[request.task_id].discard(request.participant_id)
         self.left.append(request.participant_id)
+        self.connections.append(request.connection_id)
         await self.change()
         return agg.LeaveTaskResponse(round=self.round(request.task_id))
 

@@ -381,6 +381,9 @@ async def test_participant_leaves_with_its_last_socket_only(gateway: Running, se
         return services.aggregator.left == [CLIENT]
 
     await eventually(left)
+    # Two joins and a leave, all through this gateway: else the seat would be another gateway's by now.
+    (through,) = set(services.aggregator.connections)
+    assert (len(services.aggregator.connections), len(through)) == (3, 16)
 
 
 async def test_many_readers_share_one_read_of_a_version(gateway: Running, services: Services) -> None:

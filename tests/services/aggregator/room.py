@@ -114,15 +114,15 @@ class Member:
         response = await self.stub.GetRound(aggregator_service_pb2.GetRoundRequest(task_id=TASK))
         return response.round  # type: ignore[no-any-return]
 
-    async def join(self, participant: str, task_id: str = TASK) -> round_pb2.Round:
+    async def join(self, participant: str, task_id: str = TASK, *, through: str = "") -> round_pb2.Round:
         response = await self.stub.JoinTask(
-            aggregator_service_pb2.JoinTaskRequest(task_id=task_id, participant_id=participant)
+            aggregator_service_pb2.JoinTaskRequest(task_id=task_id, participant_id=participant, connection_id=through)
         )
         return response.round  # type: ignore[no-any-return]
 
-    async def leave(self, participant: str) -> round_pb2.Round:
+    async def leave(self, participant: str, *, through: str = "") -> round_pb2.Round:
         response = await self.stub.LeaveTask(
-            aggregator_service_pb2.LeaveTaskRequest(task_id=TASK, participant_id=participant)
+            aggregator_service_pb2.LeaveTaskRequest(task_id=TASK, participant_id=participant, connection_id=through)
         )
         return response.round  # type: ignore[no-any-return]
 

@@ -115,6 +115,20 @@ async def test_round_is_told_in_full(store: RedisRoundStore, tmp_path: Path) -> 
         assert (await member.leave("a")).revision == left.revision
 
 
+async def test_participant_at_two_gateways_keeps_its_seat_when_the_older_socket_ends(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with opened(store, tmp_path) as room, room.member() as member:
+        await member.join("a", through="older")
+        await member.join("a", through="newer")
+        await member.stub.RenewLeases(aggregator_service_pb2.RenewLeasesRequest(task_id=TASK, participant_ids=["a"]))
+        assert (await member.leave("a", through="older")).participants == 1
+        assert (await member.leave("a", through="newer")).participants == 0
+        for call in (member.join("a", through="{}"), member.leave("a", through="{}")):
+            with pytest.raises(InvalidId):
+                await call
+
+
 async def test_leases_are_told_and_renewed(store: RedisRoundStore, tmp_path: Path) -> None:
     async with opened(store, tmp_path) as room, room.member(participant_lease_s=12.5) as member:
         joined = await member.stub.JoinTask(aggregator_service_pb2.JoinTaskRequest(task_id=TASK, participant_id="a"))

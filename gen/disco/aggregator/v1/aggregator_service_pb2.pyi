@@ -33,19 +33,25 @@ class JoinTaskRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    CONNECTION_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Which task."""
     participant_id: _builtins.str
     """Who. [A-Za-z0-9_.-]{1,128}, chosen by the caller, unique in the task."""
+    connection_id: _builtins.str
+    """Through whom the participant is connected: [A-Za-z0-9_.-]{1,128}, chosen by a gateway for all of its calls.
+    Empty: not told, which leaves what was told before.
+    """
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         participant_id: _builtins.str = ...,
+        connection_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection_id", b"connection_id", "participant_id", b"participant_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,19 +147,25 @@ class LeaveTaskRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    CONNECTION_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Which task."""
     participant_id: _builtins.str
     """Who."""
+    connection_id: _builtins.str
+    """Through whom the participant was connected, as in JoinTask. Where it has joined through another one since, it
+    stays present. Empty: its presence ends in any case.
+    """
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         participant_id: _builtins.str = ...,
+        connection_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection_id", b"connection_id", "participant_id", b"participant_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
