@@ -55,13 +55,18 @@ async def converted_file(
 
 
 async def _write(path: Path, chunks: AsyncGenerator[bytes, None]) -> None:
-    with path.open("wb") as file:
+    # Without a buffer: what it still held would be written, and fail, once more when the file is closed.
+    with path.open("wb", buffering=0) as file:
+
+        def write(chunk: bytes) -> None:
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[file.write(rest) :]
+
         async with aclosing(chunks):
             async for chunk in chunks:
                 with faults():
-                    await asyncio.to_thread(file.write, chunk)
-        with faults():
-            file.flush()
+                    await asyncio.to_thread(write, chunk)
 
 
 async def _blocks_of(path: Path) -> AsyncGenerator[bytes, None]:

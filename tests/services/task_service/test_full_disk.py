@@ -22,6 +22,7 @@ from learning.refusals import StorageFull, StoreUnavailable
 from roundstore.task_hints import MemoryTaskHints
 from rpc.task_messages import task_to_proto
 from services.task_service.catalog import Catalog
+from services.task_service.foreign_files import converted_file
 from services.task_service.new_weights import OfferedWeights
 from services.task_service.task_changes import TaskChanges
 from tests.services.task_service.replicas import LIMIT, replica
@@ -156,6 +157,21 @@ async def test_a_disk_that_is_full_in_the_middle_of_an_upload_is_refused_by_name
         assert taken == [0, 4, 8]
         assert await store.list("") == before
         assert list((tmp_path / WRITING).iterdir()) == []
+
+
+async def test_a_file_of_keras_that_does_not_fit_among_the_temporary_files_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield bytes(900)
+        yield bytes(900)
+
+    with files_of(1000), pytest.raises(StorageFull):
+        async with converted_file("m.h5", chunks(), max_bytes=LIMIT):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_an_update_that_does_not_fit_changes_nothing(store: DirectoryBlobStore) -> None:
