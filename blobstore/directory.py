@@ -7,7 +7,7 @@ A slot is written in place; one that is deleted may become another one, with its
 Every other blob is written beside the others and then renamed (or linked, where it must
 not replace one), so readers see the old one or the new one, and a writer that
 is killed leaves nothing but a file in ~writing, which a store removes when it
-is opened an hour later.
+is opened an hour later, or swept. A staged blob is such a file, too.
 
 After return, a blob survives the death of this process. What a loss of power
 takes is the durability: "always" syncs the file and its folders before every
@@ -17,29 +17,23 @@ may then be old, missing, empty or cut off, which readers notice by its digest.
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Self, TypeVar
+from typing import BinaryIO, Self
 
 from blobstore import files, names
+from blobstore.disk_calls import INLINE_BYTES, faults, in_thread
 from blobstore.flusher import Flusher
 from blobstore.settings import Durability
 from blobstore.spare_files import SpareFiles
-from blobstore.store import BlobExists, BlobMissing, Buffer, StoreFull, names_among, parts_of
-from learning.refusals import StoreUnavailable
+from blobstore.staged_file import StagedFile
+from blobstore.store import BlobExists, BlobMissing, Buffer, names_among, parts_of
 
-Result = TypeVar("Result")
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 WRITING = "~writing"
 LEFT_OVER_S = 3600.0
-INLINE_BYTES = 256 * 1024
-"""Up to here a file is read or written faster (8 to 25 µs) than a thread takes over and gives back (70 µs)."""
 
 
 class DirectoryBlobStore:
@@ -50,7 +44,7 @@ class DirectoryBlobStore:
         self._writing = self._root / WRITING
         self._flusher = Flusher(self._root) if durability == "second" else None
         self._spare_files = SpareFiles(self._writing)
-        with _faults():
+        with faults():
             self._writing.mkdir(parents=True, exist_ok=True)
             files.remove_older(self._writing, LEFT_OVER_S)
 
@@ -62,14 +56,14 @@ class DirectoryBlobStore:
 
     async def close(self) -> None:
         """Syncs what is not yet safe from a loss of power."""
-        with _faults():
+        with faults():
             self._spare_files.close()
             if self._flusher is not None:
                 await self._flusher.close()
 
     async def write(self, name: str, parts: Sequence[Buffer], *, replace: bool = True) -> None:
         path, temporary = self._path(name), self._writing / secrets.token_hex(16)
-        with _faults():
+        with faults():
             try:
                 await self._written(
                     path,
@@ -88,9 +82,35 @@ class DirectoryBlobStore:
 
     async def write_slot(self, name: str, parts: Sequence[Buffer]) -> None:
         path = self._path(name)
-        with _faults():
+        with faults():
             self._spare_files.use(path)
             await self._written(path, parts, lambda: files.write_in_place(path, parts))
+
+    @asynccontextmanager
+    async def staged(self) -> AsyncIterator[StagedFile]:
+        temporary = self._writing / secrets.token_hex(16)
+        with faults():
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            yield StagedFile(descriptor, lambda name, staged: self._publish(name, staged, temporary))
+        finally:
+            os.close(descriptor)
+            with faults():
+                temporary.unlink(missing_ok=True)
+
+    async def _publish(self, name: str, staged: StagedFile, temporary: Path) -> None:
+        path, sync = self._path(name), self._flusher is None
+
+        def publish() -> None:
+            staged.finish(sync=sync)
+            files.move(temporary, path)
+            if sync:
+                files.sync([path], self._root)
+
+        with faults():
+            await in_thread(publish)
+            if self._flusher is not None:
+                self._flusher.changed(path)
 
     async def _written(self, path: Path, parts: Sequence[Buffer], write: Callable[[], None]) -> None:
         if self._flusher is None:
@@ -99,22 +119,22 @@ class DirectoryBlobStore:
                 write()
                 files.sync([path], self._root)
 
-            await _in_thread(write_and_sync)
+            await in_thread(write_and_sync)
             return
         if sum(memoryview(part).nbytes for part in parts) <= INLINE_BYTES:
             write()
         else:
-            await _in_thread(write)
+            await in_thread(write)
         self._flusher.changed(path)
 
     async def read(self, name: str) -> bytes:
         with self._opened(name) as file:
-            return file.read() if os.fstat(file.fileno()).st_size <= INLINE_BYTES else await _in_thread(file.read)
+            return file.read() if os.fstat(file.fileno()).st_size <= INLINE_BYTES else await in_thread(file.read)
 
     async def read_chunks(self, name: str, *, chunk_size: int) -> AsyncIterator[bytes]:
         with self._opened(name) as file:
             inline = min(chunk_size, os.fstat(file.fileno()).st_size) <= INLINE_BYTES
-            while chunk := file.read(chunk_size) if inline else await _in_thread(lambda: file.read(chunk_size)):
+            while chunk := file.read(chunk_size) if inline else await in_thread(lambda: file.read(chunk_size)):
                 yield chunk
 
     async def read_range(self, name: str, *, start: int, size: int) -> bytes:
@@ -123,7 +143,7 @@ class DirectoryBlobStore:
             return file.read(size)
 
         with self._opened(name) as file:
-            return read() if size <= INLINE_BYTES else await _in_thread(read)
+            return read() if size <= INLINE_BYTES else await in_thread(read)
 
     async def size(self, name: str) -> int:
         with self._opened(name) as file:
@@ -131,23 +151,27 @@ class DirectoryBlobStore:
 
     async def list_folders(self, prefix: str) -> list[str]:
         folder = self._path(prefix) if prefix else self._root
-        with _faults():
-            return names_among(await _in_thread(lambda: files.folders_in(folder)))
+        with faults():
+            return names_among(await in_thread(lambda: files.folders_in(folder)))
 
     async def list(self, prefix: str) -> list[str]:
         folder = self._path(prefix) if prefix else self._root
-        with _faults():
-            found = await _in_thread(lambda: files.names_below(folder, self._root))
+        with faults():
+            found = await in_thread(lambda: files.names_below(folder, self._root))
         return names_among(found)
 
     async def settle(self) -> None:
         if self._flusher is not None:
-            with _faults():
+            with faults():
                 await self._flusher.flush()
+
+    async def sweep(self) -> None:
+        with faults():
+            await in_thread(lambda: files.remove_older(self._writing, LEFT_OVER_S))
 
     async def delete(self, name: str) -> None:
         path = self._path(name)
-        with _faults():
+        with faults():
             if names.is_slot(name):
                 self._spare_files.keep(path)
             files.delete(path, self._root)
@@ -158,16 +182,8 @@ class DirectoryBlobStore:
     @contextmanager
     def _opened(self, name: str) -> Iterator[BinaryIO]:
         path = self._path(name)
-        with _faults(), _missing(name), open(path, "rb") as file:
+        with faults(), _missing(name), open(path, "rb") as file:
             yield file
-
-
-@contextmanager
-def _faults() -> Iterator[None]:
-    try:
-        yield
-    except OSError as fault:  # no space, no permission, a broken disk
-        raise StoreFull if fault.errno in _NO_ROOM else StoreUnavailable from fault
 
 
 @contextmanager
@@ -176,21 +192,3 @@ def _missing(name: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise BlobMissing(name) from None
-
-
-async def _in_thread(work: Callable[[], Result]) -> Result:
-    """Runs blocking work in a thread. Where the caller is cancelled, it goes only once the work is done.
-
-    Otherwise a write that nobody waits for could still change a slot that is already written again.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        while not running.done():
-            try:
-                await asyncio.wait([running])
-            except asyncio.CancelledError:
-                continue
-        running.exception()  # is taken note of; nobody is left to tell
-        raise

@@ -39,6 +39,11 @@ def write_whole(
             os.unlink(temporary)
 
 
+def move(temporary: Path, path: Path) -> None:
+    """Gives a file that is written whole the name `path`, in the place of whatever has it."""
+    _in_folder(path, lambda: os.replace(temporary, path))
+
+
 def write_in_place(path: Path, parts: Sequence[Buffer]) -> None:
     """Writes over the file that is there, from its start, and cuts it to the new length."""
     descriptor = _in_folder(path, lambda: os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))

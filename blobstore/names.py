@@ -14,6 +14,8 @@
     contributions/<task>/<round>/<digest>    a contribution that is kept by itself  aggregator
     states/<task>/<version>/<digest>         what the rule goes on with (momentum)  aggregator
     deleted/<task>/deletion.json             a task was deleted; stays for good     task service
+    creations/<task>/<creation>.<bytes>      a task is being created, of this size  task service
+    clearings/<task>/<clearing>              what a creation left is being deleted  task service
     keys/receipt.ed25519                     the private key of receipts, PEM       aggregator
     keys/noise.hex                           the secret that noise is drawn from    aggregator
 
@@ -35,6 +37,8 @@ from learning.ids import ReplicaId, TaskId, valid_id
 PRIVATE = "keys/"
 TASKS = "tasks"
 DELETED = "deleted"
+CREATIONS = "creations"
+CLEARINGS = "clearings"
 
 
 def receipt_key() -> str:
@@ -63,6 +67,26 @@ def task_update(task_id: TaskId, revision: int) -> str:
 
 def deletion(task_id: TaskId) -> str:
     return f"{DELETED}/{valid_id(task_id, 'task')}/deletion.json"
+
+
+def creations(task_id: TaskId) -> str:
+    return f"{CREATIONS}/{valid_id(task_id, 'task')}"
+
+
+def creation(task_id: TaskId, creation_id: str, size: int) -> str:
+    return f"{creations(task_id)}/{creation_id}.{size}"
+
+
+def clearings(task_id: TaskId) -> str:
+    return f"{CLEARINGS}/{valid_id(task_id, 'task')}"
+
+
+def clearing(task_id: TaskId, clearing_id: str) -> str:
+    return f"{clearings(task_id)}/{clearing_id}"
+
+
+def models(task_id: TaskId) -> str:
+    return f"tasks/{valid_id(task_id, 'task')}/models"
 
 
 def model(task_id: TaskId, digest: str) -> str:

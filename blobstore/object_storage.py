@@ -6,6 +6,8 @@
 An object changes as a whole or not at all, and is durable once the server says so;
 so `write` is one PUT (or one multipart upload), and the durability setting means nothing here.
 A reader holds one GET open, which goes on with the object that it began with.
+A staged blob is a file without a name in this host's folder for temporary files, which goes with its process; it
+is sent when it is published, part by part.
 
 What differs from a disk is that a request may take effect after its sender gave it
 up: it may wait in a proxy, or the library has repeated it over another connection. Blobs
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -33,6 +36,8 @@ from typing import TYPE_CHECKING, Self
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
+from blobstore.disk_calls import faults
+from blobstore.staged_file import StagedFile
 from blobstore.store import BlobExists, BlobMissing, Buffer, names_among, parts_of
 from learning.refusals import StoreUnavailable
 
@@ -51,6 +56,8 @@ MULTIPART_BYTES = 64 << 20
 """From here on a body is sent in parts, so that a broken connection costs one of them."""
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 4
+STAGED_PART_BYTES = 5 << 20
+"""Of a staged blob, one after the other: the smallest that S3 takes, because there may be many transfers."""
 INLINE_BYTES = 1 << 20
 CONTENDED_ATTEMPTS = 5
 SLOTS_REMEMBERED = 1024
@@ -126,6 +133,28 @@ class ObjectBlobStore:
         else:
             await self._create(name, parts)
 
+    @asynccontextmanager
+    async def staged(self) -> AsyncIterator[StagedFile]:
+        with faults():
+            file = tempfile.TemporaryFile()  # noqa: SIM115 (what the block raises is no fault of the disk)
+        with file:
+            yield StagedFile(file.fileno(), self._send)
+
+    async def _send(self, name: str, staged: StagedFile) -> None:
+        parts_of(name)
+        if staged.size <= STAGED_PART_BYTES:
+            await self._put(name, [await staged.read_range(start=0, size=staged.size)], "overwrite")
+            return
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, staged.size, INLINE_BYTES):
+                yield await staged.read_range(start=start, size=min(INLINE_BYTES, staged.size - start))
+
+        async with self._asking(size=staged.size):
+            await self._objects.put_async(
+                name, pieces(), use_multipart=True, chunk_size=STAGED_PART_BYTES, max_concurrency=1
+            )
+
     async def write_slot(self, name: str, parts: Sequence[Buffer]) -> None:
         parts_of(name)
         await self._prove_conditions()
@@ -199,6 +228,9 @@ class ObjectBlobStore:
 
     async def settle(self) -> None:
         """What object storage has taken, it keeps."""
+
+    async def sweep(self) -> None:
+        """Staged blobs go with their process. Uploads that broke off need a rule of the bucket (docs/operations.md)."""
 
     async def delete(self, name: str) -> None:
         parts_of(name)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from blobstore import names
-from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer
+from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer, StagedBlob
 from learning.ids import TaskId
 from learning.refusals import Refusal, StoredDataDamaged, TaskNotFound, VersionNotFound
 from learning.task import Task
@@ -196,10 +196,11 @@ async def read_task(store: BlobStore, task_id: TaskId) -> TaskRecord:
 
 async def list_tasks(store: BlobStore) -> list[TaskId]:
     """Every task, in the order of the ids; whatever its number of versions, one look at each."""
-    return [TaskId(found) for found in await store.list_folders(names.TASKS) if await _has_record(store, TaskId(found))]
+    return [TaskId(found) for found in await store.list_folders(names.TASKS) if await has_record(store, TaskId(found))]
 
 
-async def _has_record(store: BlobStore, task_id: TaskId) -> bool:
+async def has_record(store: BlobStore, task_id: TaskId) -> bool:
+    """Whether there is such a task, its record damaged or not."""
     try:
         await store.size(names.task_record(task_id))
     except BlobMissing:
@@ -331,25 +332,25 @@ async def write_task(
     store: BlobStore,
     task: Task,
     model: Model,
-    weights: Buffer,
+    weights: StagedBlob,
     *,
     request_id: str,
     now: float,
     source: Source | None = None,
     privacy: PrivacyAccount | None = None,
 ) -> TaskRecord:
-    """Writes the weights and the model, then the record that makes them a task. Raises BlobExists."""
+    """Publishes the weights, writes the model, then the record that makes them a task. Raises BlobExists."""
     model_json = encode(model)
     record = TaskRecord(
         task=task,
         create_time=now,
         model_digest=hashlib.sha256(model_json).hexdigest(),
-        initial_digest=hashlib.sha256(weights).hexdigest(),
+        initial_digest=weights.digest,
         request_id=request_id,
         source=source,
         privacy=privacy,
     )
-    await store.write(names.weights(task.task_id, record.initial_digest), [weights])
+    await weights.publish(names.weights(task.task_id, record.initial_digest))
     await store.write(names.model(task.task_id, record.model_digest), [model_json])
     await store.settle()  # before the record: a task that exists has all of this
     await store.write(names.task_record(task.task_id), [encode(record)], replace=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from learning.ids import valid_id
@@ -49,6 +50,29 @@ class StoreFull(StoreUnavailable):
     """There is no room for what was to be written, and nothing was: to most callers a store that is away."""
 
 
+class StagedBlob(Protocol):
+    """Bytes that are written bit by bit and have no name yet: nobody else sees them. Holds none of them in memory."""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes so far, in hex."""
+
+    async def append(self, data: Buffer) -> None:
+        """Behaviour: all of it or, where it raises, nothing of it counts."""
+
+    async def read_range(self, *, start: int, size: int) -> bytes:
+        """`size` bytes of those so far, from byte `start` on."""
+
+    async def publish(self, name: str) -> None:
+        """Makes the bytes a blob, as `write` does, in the place of one that is there: for names that say what the
+        bytes are. Behaviour: at most once, and last.
+        """
+
+
 class BlobStore(Protocol):
     """Keeps bytes under names, shared by processes."""
 
@@ -58,6 +82,13 @@ class BlobStore(Protocol):
         Behaviour: after return it survives the death of this process, and the
         loss of power as the durability setting says. Raises BlobExists where there is one and
         `replace` is false; of two that write at once, exactly one succeeds then.
+        """
+
+    def staged(self) -> AbstractAsyncContextManager[StagedBlob]:
+        """A blob of any size that is written and read before it is known whether, and as what, it is to be kept.
+
+        Behaviour: at the end of the block nothing is left of one that was not published. A
+        process that is killed leaves nothing that has a name.
         """
 
     async def write_slot(self, name: str, parts: Sequence[Buffer]) -> None:
@@ -97,6 +128,9 @@ class BlobStore(Protocol):
 
     async def settle(self) -> None:
         """Returns once everything that this process has written is safe from a loss of power: for what is rare."""
+
+    async def sweep(self) -> None:
+        """Removes what writers that were killed an hour ago have left, as far as the store knows of it."""
 
     async def delete(self, name: str) -> None:
         """Behaviour: no error for a blob that is not there."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -60,35 +61,50 @@ async def chunk_parts(messages: AsyncIterable[MessageOfParts]) -> AsyncIterator[
         yield message.weights_chunk
 
 
-async def collect(chunks: AsyncIterable[bytes], *, size: int, limit: int, idle_timeout: float) -> tuple[bytearray, str]:
-    """Collects `size` announced bytes; returns them and their SHA-256 in hex.
+async def measured(
+    chunks: AsyncIterable[bytes], *, size: int, limit: int, idle_timeout: float, in_all_s: float = math.inf
+) -> AsyncGenerator[bytes, None]:
+    """The chunks as they come, `size` bytes as announced; what comes to another size ends with a refusal.
 
     Raises TooLarge before anything is read where more than `limit` bytes are
     announced, InvalidWeights as soon as more came than announced or when fewer came,
-    MalformedMessage for an empty chunk, and StreamStalled where `idle_timeout` seconds pass between two chunks. Holds
-    no more memory than has arrived.
+    MalformedMessage for an empty chunk, and StreamStalled where `idle_timeout` seconds pass between two chunks, or
+    `in_all_s` from the first to the last one.
     """
     if size > limit:
         raise TooLarge(limit_bytes=limit)
-    collected = bytearray()
-    digest = hashlib.sha256()
+    now = asyncio.get_running_loop().time
+    deadline, arrived = now() + in_all_s, 0
     iterator = aiter(chunks)
     while True:
+        patience = min(idle_timeout, deadline - now())
         try:
-            async with asyncio.timeout(idle_timeout):
+            async with asyncio.timeout(patience):
                 chunk = await anext(iterator)
         except StopAsyncIteration:
             break
         except TimeoutError:
-            raise StreamStalled(seconds=f"{idle_timeout:g}") from None
+            raise StreamStalled(seconds=f"{idle_timeout if patience == idle_timeout else in_all_s:g}") from None
         if not chunk:
             raise MalformedMessage(problem="a chunk is empty")  # else an endless stream of them would never stall
-        if len(collected) + len(chunk) > size:
+        arrived += len(chunk)
+        if arrived > size:
             raise InvalidWeights(problem=f"more than the announced {size} bytes came")
+        yield chunk
+    if arrived != size:
+        raise InvalidWeights(problem=f"{arrived} bytes came, {size} were announced")
+
+
+async def collect(chunks: AsyncIterable[bytes], *, size: int, limit: int, idle_timeout: float) -> tuple[bytearray, str]:
+    """Collects `size` announced bytes; returns them and their SHA-256 in hex.
+
+    Raises as `measured`. Holds no more memory than has arrived.
+    """
+    collected = bytearray()
+    digest = hashlib.sha256()
+    async for chunk in measured(chunks, size=size, limit=limit, idle_timeout=idle_timeout):
         collected += chunk
         digest.update(chunk)
-    if len(collected) != size:
-        raise InvalidWeights(problem=f"{len(collected)} bytes came, {size} were announced")
     return collected, digest.hexdigest()
 
 

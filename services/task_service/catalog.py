@@ -9,23 +9,27 @@ gRPC, no round and no participant.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
-from blobstore import ledger, names, policies, records, retention, task_updates
+from blobstore import creations, ledger, names, policies, records, retention, task_updates
+from blobstore.creations import Creation
 from blobstore.records import LedgerEntry, Model, Source, TaskRecord
-from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer, StoreFull
+from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer, StagedBlob, StoreFull
 from blobstore.whole import Heads
 from learning.ids import TaskId
 from learning.refusals import StorageFull, StoredDataDamaged, TaskAlreadyExists, TaskDeleted, TaskNotFound
 from learning.task import Task
 from privacy.accountant import check_budget
 from services.task_service.default_tasks import DEFAULT_TASKS
-from services.task_service.new_model import BYTES_PER_WEIGHT, prepare
+from services.task_service.new_model import BYTES_PER_WEIGHT, planned
+from services.task_service.new_weights import BLOCK_BYTES, OfferedWeights, held_weights, kept_weights, made_weights
 from services.task_service.quotas import Quotas
 from services.task_service.requests import check_request_id
 from services.task_service.task_news import Roster
@@ -134,12 +138,14 @@ class Catalog:
             raise StoredDataDamaged(name=name)
 
     async def create(
-        self, task: Task, offered: Model, weights: Buffer | None, *, request_id: str, now: float
+        self, task: Task, offered: Model, weights: OfferedWeights | Buffer | None, *, request_id: str, now: float
     ) -> TaskRecord:
         """Creates a task once; the same request id and content get the same answer again.
 
+        Weights are taken one chunk after the other, once everything else has been found good and there is room.
+
         Raises TaskAlreadyExists, TaskDeleted, InvalidModel, InvalidTask, InvalidWeights, WeightsNotFinite, TooLarge,
-        PrivacyNotAccounted, QuotaExceeded, StorageFull.
+        PrivacyNotAccounted, QuotaExceeded, StorageFull, and what the chunks raise.
         """
         check_request_id(request_id)
         existing = await self._existing(task.task_id)
@@ -148,15 +154,23 @@ class Catalog:
         privacy = task.aggregation.privacy if task.aggregation else None
         if privacy is not None:
             await asyncio.to_thread(check_budget, privacy)
-        model, values = await asyncio.to_thread(prepare, task, offered, weights, max_bytes=self._max_bytes)
-        if existing is None:
-            if request_id != DEFAULT_TASK_REQUEST:
-                await self._quotas.check(more_bytes=values.nbytes)
-            try:
-                return await self._write(task, model, values.data.cast("B"), request_id=request_id, now=now)
-            except BlobExists:
-                existing = await records.read_task(self._store, task.task_id)
-        asked = (request_id, task, _sha256(records.encode(model)), _sha256(values.data.cast("B")))
+        if isinstance(weights, Buffer):
+            weights = held_weights(weights)
+        size = None if weights is None else weights.size
+        new = await asyncio.to_thread(planned, task, offered, weights_size=size, max_bytes=self._max_bytes)
+        weights = weights or made_weights(task, new)
+        async with _full_is_said(), AsyncExitStack() as stack:
+            counts = request_id != DEFAULT_TASK_REQUEST
+            if existing is None:
+                room = self._quotas.reserved(task.task_id, size=new.weights_size, counts=counts)
+                creation = await stack.enter_async_context(room)
+            kept = await stack.enter_async_context(kept_weights(self._store, new, weights))
+            if existing is None:
+                try:
+                    return await self._write(creation, task, new.model, kept, request_id=request_id, now=now)
+                except BlobExists:
+                    existing = await records.read_task(self._store, task.task_id)
+            asked = (request_id, task, _sha256(records.encode(new.model)), kept.digest)
         if not request_id or asked != _asked(existing):
             raise TaskAlreadyExists(task_id=task.task_id)
         return existing
@@ -185,16 +199,23 @@ class Catalog:
             display=replace(record.task.display, title=title) if title else record.task.display,
             policy=change.policy if change else record.task.policy,
         )
-        weights = await records.read_weights(self._store, source_id, entry)
-        await self._quotas.check(more_bytes=len(weights))
+        blob, _ = await records.find_weights(self._store, source_id, entry)
+        version = StoredVersion(source_id, model, entry, blob)
         source = Source(task_id=source_id, version=number, entry_digest=ledger.digest_of_entry(entry_bytes))
-        try:
-            return await self._write(
-                task, model, weights, request_id=request_id, now=now, source=source, privacy=entry.privacy
-            )
-        except BlobExists:
-            existing = await records.read_task(self._store, task_id)
-            return _forked_before(existing, source_id, number, request_id=request_id)
+        async with (
+            _full_is_said(),
+            self._quotas.reserved(task_id, size=version.size) as creation,
+            self._store.staged() as copy,
+        ):
+            async with aclosing(self.weights(version, chunk_size=BLOCK_BYTES)) as chunks:
+                async for chunk in chunks:
+                    await copy.append(chunk)
+            more = {"request_id": request_id, "now": now, "source": source, "privacy": entry.privacy}
+            try:
+                return await self._write(creation, task, model, copy, **more)
+            except BlobExists:
+                existing = await records.read_task(self._store, task_id)
+                return _forked_before(existing, source_id, number, request_id=request_id)
 
     async def add_default_tasks(self, task_ids: Sequence[str], *, now: float) -> None:
         """Creates those that are not there; what is there stays as it is, whatever it is."""
@@ -221,44 +242,36 @@ class Catalog:
         except TaskNotFound:
             return None
 
-    async def _write(self, task: Task, model: Model, weights: Buffer, **more: Any) -> TaskRecord:
-        """Raises BlobExists where another one was first, TaskDeleted, StorageFull; nothing of the task is left then."""
+    async def _write(
+        self, creation: Creation, task: Task, model: Model, weights: StagedBlob, **more: Any
+    ) -> TaskRecord:
+        """Raises BlobExists where another one was first, TaskDeleted, StoreFull; nothing of the task is left then."""
         task_id, store = task.task_id, self._store
         try:
             record = await records.write_task(store, task, model, weights, **more)
-        except (BlobExists, StoreFull) as failed:
-            await self._withdraw(task_id, model, weights)
-            if isinstance(failed, StoreFull):
-                raise StorageFull from None
+        except BlobExists:
+            await self._withdraw(task_id, model, weights.digest)
+            raise
+        except StoreFull:
+            await creations.clear(store, task_id, own=creation)
             raise
         if await task_updates.is_deleted(store, task_id):  # since it was looked for
             await task_updates.forget(store, task_id)
             raise TaskDeleted(task_id=task_id)
         return record
 
-    async def _withdraw(self, task_id: TaskId, model: Model, weights: Buffer) -> None:
-        """Deletes what was written for a task that came to nothing.
+    async def _withdraw(self, task_id: TaskId, model: Model, weights_digest: str) -> None:
+        """Deletes what was written for a task that somebody else created first.
 
-        The same request, sent once more to another replica, may be using the same blobs: it gets them back.
+        Not what that one uses, as where it came of the same request, sent once more to another
+        replica. Nobody else will use the rest: the record that is there stays the only one.
         """
-        model_json = records.encode(model)
-        blobs: dict[str, Buffer] = {
-            names.weights(task_id, _sha256(weights)): weights,
-            names.model(task_id, _sha256(model_json)): model_json,
-        }
-        needed = await self._needed(task_id, blobs)
-        for name in blobs.keys() - needed:
-            await self._store.delete(name)
-        for name in await self._needed(task_id, blobs):
-            await self._store.write(name, [blobs[name]])
-
-    async def _needed(self, task_id: TaskId, blobs: Collection[str]) -> list[str]:
-        try:
+        written = {names.weights(task_id, weights_digest), names.model(task_id, _sha256(records.encode(model)))}
+        with contextlib.suppress(TaskNotFound):  # deleted since, and its id is never used again
             record = await records.read_task(self._store, task_id)
-        except TaskNotFound:
-            return []
-        used = {names.weights(task_id, record.initial_digest), names.model(task_id, record.model_digest)}
-        return [name for name in blobs if name in used]
+            written -= {names.weights(task_id, record.initial_digest), names.model(task_id, record.model_digest)}
+        for name in written:
+            await self._store.delete(name)
 
     async def _model(self, record: TaskRecord) -> Model:
         try:
@@ -288,3 +301,12 @@ def _asked(record: TaskRecord) -> tuple[str, Task, str, str]:
 
 def _sha256(data: Buffer) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+@asynccontextmanager
+async def _full_is_said() -> AsyncIterator[None]:
+    """A disk that is full is a fault of its own for whoever creates a task: to try again at once is of no use."""
+    try:
+        yield
+    except StoreFull:
+        raise StorageFull from None

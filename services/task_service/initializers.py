@@ -88,36 +88,52 @@ LECUN_NORMAL = VarianceScaling(mode="fan_in")
 
 def weights_of(initializer: Initializer, shape: tuple[int, ...], *, seed: str) -> NDArray[np.float32]:
     """Initial weights of one tensor; the same `seed` gives the same bytes. Raises InvalidModel."""
-    words = _words(seed)
-    return np.asarray(_make(initializer, shape, words), dtype="<f4").reshape(shape)
+    return np.concatenate([np.empty(0, "<f4"), *blocks_of(initializer, shape, seed=seed)]).reshape(shape)
 
 
-def _make(initializer: Initializer, shape: tuple[int, ...], words: np.random.Philox) -> Doubles:
+def blocks_of(initializer: Initializer, shape: tuple[int, ...], *, seed: str) -> Iterator[NDArray[np.float32]]:
+    """The same, bit by bit: memory for a block, however large the tensor, but for an orthogonal one."""
+    for block in _make(initializer, shape, _words(seed)):
+        yield np.asarray(block, dtype="<f4").reshape(-1)
+
+
+def _make(initializer: Initializer, shape: tuple[int, ...], words: np.random.Philox) -> Iterator[Doubles]:
     count = math.prod(shape)
     match initializer:
         case Constant(value):
-            return np.full(count, value)
+            yield from (np.full(size, value) for size in _sizes(count))
         case Uniform(low, high):
-            return low + (high - low) * _unit(words, count)
+            yield from (low + (high - low) * _unit(words, size) for size in _sizes(count))
         case Normal(mean, stddev, truncated):
-            return mean + stddev * _normals(words, count, bound=2.0 if truncated else math.inf)
+            normals = _normals(words, count, bound=2.0 if truncated else math.inf)
+            yield from (mean + stddev * block for block in normals)
         case VarianceScaling(scale, mode, distribution):
             variance = scale / max(1.0, _fan(shape, mode))
             if distribution == "normal":
-                return math.sqrt(variance) * _normals(words, count, bound=2.0)
-            limit = math.sqrt(3 * variance)
-            return limit * (2 * _unit(words, count) - 1)
+                yield from (math.sqrt(variance) * block for block in _normals(words, count, bound=2.0))
+            else:
+                limit = math.sqrt(3 * variance)
+                yield from (limit * (2 * _unit(words, size) - 1) for size in _sizes(count))
         case Orthogonal(gain):
-            return gain * _orthogonal(words, shape)
+            yield gain * _orthogonal(words, shape)
         case Identity(gain):
             if len(shape) != 2 or shape[0] != shape[1]:
                 raise InvalidModel(problem=f"the initializer Identity is for square matrices, not for {list(shape)}")
-            return gain * np.eye(shape[0])
+            side, done = shape[0], 0
+            for size in _sizes(count):
+                places = np.arange(done, done + size)
+                yield gain * (places % (side + 1) == 0).astype(np.float64)
+                done += size
         case ForgetGateOpen(others):
             quarter = (count // 4,)
-            return np.concatenate(
-                [_make(others, quarter, words), np.ones(quarter), _make(others, (count // 2,), words)]
-            )
+            yield from _make(others, quarter, words)
+            yield from (np.ones(size) for size in _sizes(count // 4))
+            yield from _make(others, (count // 2,), words)
+
+
+def _sizes(count: int) -> Iterator[int]:
+    """Of the blocks that come to so many weights."""
+    return (min(_BLOCK, count - done) for done in range(0, count, _BLOCK))
 
 
 def _fan(shape: tuple[int, ...], mode: str) -> float:
@@ -139,17 +155,15 @@ def _unit(words: np.random.Philox, count: int) -> Doubles:
     return np.asarray((words.random_raw(count) >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
-def _normals(words: np.random.Philox, count: int, *, bound: float) -> Doubles:
+def _normals(words: np.random.Philox, count: int, *, bound: float) -> Iterator[Doubles]:
     """Standard normal values, none beyond ±`bound`."""
-    values = np.empty(count)
-    filled = 0
+    missing = count
     for block in _polar(words, pairs=min(_BLOCK, max(count, 64))):
-        kept = block[np.abs(block) <= bound][: count - filled]
-        values[filled : filled + len(kept)] = kept
-        filled += len(kept)
-        if filled == count:
+        kept = block[np.abs(block) <= bound][:missing]
+        missing -= len(kept)
+        yield kept
+        if not missing:
             break
-    return values
 
 
 def _polar(words: np.random.Philox, *, pairs: int) -> Iterator[Doubles]:
@@ -184,7 +198,7 @@ def _orthogonal(words: np.random.Philox, shape: tuple[int, ...]) -> Doubles:
     long, short = max(rows, columns), min(rows, columns)
     if long * short * short > MAX_ORTHOGONAL_WORK:
         raise InvalidModel(problem=f"an orthogonal matrix of {list(shape)} takes too long to make; send weights")
-    vectors = _normals(words, long * short, bound=math.inf).reshape(short, long)
+    vectors = np.concatenate(list(_normals(words, long * short, bound=math.inf))).reshape(short, long)
     for index in range(short):
         vector = vectors[index]
         for _ in range(2):

@@ -1,17 +1,24 @@
-"""Deletes what is still kept of tasks that were deleted. Knows the blob store.
+"""Deletes what nobody needs any more and nobody deleted. Knows the blob store.
 
-At once after a deletion, at every start, and for an hour again and again: an aggregator that was
-closing a round may still write a version of it. Any replica may do it, also two at once.
+    of deleted tasks        at once after a deletion, at every start, and for an hour again and again: an
+                            aggregator that was closing a round may still write a version of it
+    of broken creations     a model or weights without a record, and the marks of creations and clearings whose
+                            process was killed (`blobstore.creations`), once this process has seen them for an hour
+    of broken writers       what the store itself knows of (`BlobStore.sweep`)
+
+Any replica may do it, also two at once. What a creation that goes on is about to publish is never swept: its mark
+keeps it, and no creation takes an hour. The hour is that of one process which has looked on all the time, so
+that no clock of another host and no task that is being restored from a copy can be mistaken.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
-from blobstore import task_updates
+from blobstore import creations, names, task_updates
 from blobstore.store import BlobStore
 from learning.ids import TaskId
 from learning.refusals import Fault
@@ -31,6 +38,8 @@ class Leftovers:
         self._look_again_s = look_again_s
         self._settled: set[TaskId] = set()
         self._deleted = asyncio.Event()
+        self._seen: dict[str, float] = {}
+        """Since when what may be left over has been there."""
 
     def announce(self) -> None:
         """A task was deleted just now."""
@@ -51,7 +60,12 @@ class Leftovers:
                 pass
 
     async def sweep(self) -> None:
-        """Goes through all deletions that may have left something. Raises StoreUnavailable."""
+        """Goes through everything that may be left over. Raises StoreUnavailable."""
+        await self._sweep_deleted()
+        await self._sweep_creations()
+        await self._store.sweep()
+
+    async def _sweep_deleted(self) -> None:
         for task_id in await task_updates.list_deleted(self._store):
             if task_id in self._settled:
                 continue
@@ -62,3 +76,20 @@ class Leftovers:
             deletion = await task_updates.find_deletion(self._store, task_id)
             if deletion is None or self._clock() > deletion.delete_time + QUIET_S:
                 self._settled.add(task_id)
+
+    async def _sweep_creations(self) -> None:
+        marks = [name for folder in (names.CREATIONS, names.CLEARINGS) for name in await self._store.list(folder)]
+        unfinished = await creations.list_unfinished(self._store)
+        old = self._seen_for_long([*marks, *map(names.task, unfinished)])
+        for mark in old.intersection(marks):
+            await self._store.delete(mark)
+        for task_id in unfinished:
+            if names.task(task_id) in old:
+                cleared = await creations.clear(self._store, task_id)
+                if cleared:
+                    _log.info("creation.cleared", task_id=task_id, blobs=cleared)
+
+    def _seen_for_long(self, found: Collection[str]) -> set[str]:
+        now = self._clock()
+        self._seen = {name: self._seen.get(name, now) for name in found}
+        return {name for name, since in self._seen.items() if now > since + QUIET_S}

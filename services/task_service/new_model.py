@@ -1,12 +1,14 @@
-"""The model of a task that is being created: read, checked, and brought into the order in which weights travel.
+"""The model of a task that is being created: read, checked, and the order in which its weights travel.
 
-Knows no store and no gRPC. Everything here may take seconds of computing, so callers run it in a thread.
+Knows no store and no gRPC, and holds no weights (`new_weights`). Everything here may take seconds of
+computing, so callers run it in a thread.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -14,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blobstore.records import Model, WeightSpec
-from blobstore.store import Buffer
 from learning.limits import MAX_TENSORS
-from learning.refusals import InvalidModel, InvalidTask, InvalidWeights, TooLarge, WeightsNotFinite
+from learning.refusals import InvalidModel, InvalidTask, InvalidWeights, TooLarge
 from learning.task import Task
 from services.task_service.gpt import weights_of_gpt
-from services.task_service.initializers import weights_of
+from services.task_service.initializers import blocks_of
 from services.task_service.topology.document import MAX_JSON_BYTES, parse
 from services.task_service.topology.layer import Weight
 from services.task_service.topology.weights import weights_of_topology
@@ -45,10 +46,27 @@ _OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """TF.js' class and defaults of every optimizer that a client may name."""
 
 
-def prepare(task: Task, offered: Model, weights: Buffer | None, *, max_bytes: int) -> tuple[Model, NDArray[np.float32]]:
-    """The model as it is kept, and its weights: those that were sent, else initial ones.
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A model, before its weights have come."""
 
-    Raises InvalidModel, InvalidTask, InvalidWeights, WeightsNotFinite, TooLarge.
+    model: Model
+    """As it is kept."""
+    tensors: tuple[Weight, ...]
+    """In the order in which their weights travel."""
+    places: tuple[int, ...]
+    """Of each tensor its place among those that are sent."""
+
+    @property
+    def weights_size(self) -> int:
+        """Bytes of all weights."""
+        return self.model.size * BYTES_PER_WEIGHT
+
+
+def planned(task: Task, offered: Model, *, weights_size: int | None, max_bytes: int) -> NewModel:
+    """The model as it is kept, before any of the `weights_size` bytes of its weights is read; None: none are sent.
+
+    Raises InvalidModel, InvalidTask, InvalidWeights, TooLarge.
     """
     if task.training.tensor_backend != offered.kind:
         raise InvalidTask(field="training.tensor_backend", problem=f'must be "{offered.kind}", as the model is')
@@ -57,7 +75,7 @@ def prepare(task: Task, offered: Model, weights: Buffer | None, *, max_bytes: in
         raise InvalidModel(problem=f"it has more than {MAX_TENSORS} tensors")
     if sum(math.prod(weight.shape) for weight in wanted) * BYTES_PER_WEIGHT > max_bytes:
         raise TooLarge(limit_bytes=max_bytes)
-    sources = _sources(wanted, offered) if offered.weight_specs else None
+    places = _sources(wanted, offered) if offered.weight_specs else range(len(wanted))
     model = Model(
         kind=offered.kind,
         topology_json=offered.topology_json,
@@ -66,13 +84,23 @@ def prepare(task: Task, offered: Model, weights: Buffer | None, *, max_bytes: in
     )
     if _described_in(model) > MAX_DESCRIPTION_BYTES:
         raise TooLarge(limit_bytes=MAX_DESCRIPTION_BYTES)
-    if weights is None:
-        return model, _initialized(task, wanted, size=model.size)
-    if sources is None:
-        raise InvalidModel(problem="weights were sent without weight specs, which say what they are")
-    ordered = _ordered(weights, offered.weight_specs, sources)
-    _check_finite(ordered, model.weight_specs)
-    return model, ordered
+    new = NewModel(model, wanted, tuple(places))
+    if weights_size is not None:
+        if not offered.weight_specs:
+            raise InvalidModel(problem="weights were sent without weight specs, which say what they are")
+        if weights_size != new.weights_size:
+            problem = f"{weights_size} bytes were announced, {new.weights_size} belong to the model"
+            raise InvalidWeights(problem=problem)
+    return new
+
+
+def initial_weights(task: Task, new: NewModel) -> Iterator[NDArray[np.float32]]:
+    """Weights for a model that came without any, block by block. Raises InvalidModel.
+
+    The seed is the task's id and the tensor's name: every replica makes the same bytes.
+    """
+    for weight in new.tensors:
+        yield from blocks_of(weight.initializer, weight.shape, seed=f"{task.task_id}\n{weight.name}")
 
 
 def _described_in(model: Model) -> int:
@@ -105,36 +133,6 @@ def _places_by_name(wanted: Sequence[Weight], specs: Sequence[WeightSpec]) -> li
             raise InvalidModel(problem=f"the topology has no tensor {spec.name[:256]}, or it was sent twice")
         places[name] = place
     return [places[weight.name] for weight in wanted]
-
-
-def _ordered(weights: Buffer, specs: Sequence[WeightSpec], places: Sequence[int]) -> NDArray[np.float32]:
-    size = sum(spec.size for spec in specs) * BYTES_PER_WEIGHT
-    if len(weights) != size:
-        raise InvalidWeights(problem=f"{len(weights)} bytes came, {size} belong to the model")
-    values = np.frombuffer(weights, dtype="<f4")
-    if list(places) == sorted(places):
-        return values
-    starts = np.cumsum([0, *(spec.size for spec in specs)])
-    return np.concatenate([values[starts[place] : starts[place + 1]] for place in places])
-
-
-def _check_finite(values: NDArray[np.float32], specs: Sequence[WeightSpec]) -> None:
-    start = 0
-    for spec in specs:
-        if not np.isfinite(values[start : start + spec.size]).all():
-            raise WeightsNotFinite(tensor=spec.name)
-        start += spec.size
-
-
-def _initialized(task: Task, wanted: Sequence[Weight], *, size: int) -> NDArray[np.float32]:
-    """The seed is the task's id and the tensor's name: every replica makes the same bytes."""
-    values = np.empty(size, dtype="<f4")
-    start = 0
-    for weight in wanted:
-        tensor = weights_of(weight.initializer, weight.shape, seed=f"{task.task_id}\n{weight.name}")
-        values[start : start + tensor.size] = tensor.reshape(-1)
-        start += tensor.size
-    return values
 
 
 def _training_config(task: Task, offered: Model) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from disco.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
@@ -13,12 +13,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blobstore.records import Model, TaskRecord, WeightSpec
 from learning.ids import task_id
 from learning.limits import MAX_TENSORS
-from learning.refusals import InvalidModel, MalformedMessage, ModelNotSent, StreamStalled, TooLarge
-from rpc.chunks import chunk_parts, collect
+from learning.refusals import InvalidModel, MalformedMessage, ModelNotSent, TooLarge
+from rpc.chunks import chunk_parts, measured
 from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service.catalog import Catalog
 from services.task_service.foreign_files import converted_file
 from services.task_service.leftovers import Leftovers
+from services.task_service.new_weights import OfferedWeights
 from services.task_service.task_changes import TaskChanges
 from services.task_service.task_news import TaskNews, TaskNewsItem
 from services.task_service.topology.document import MAX_DIMENSION, MAX_JSON_BYTES
@@ -29,7 +30,7 @@ DOWNLOAD_CHUNK_BYTES = 256 << 10
 RECEIVE_TIMEOUT_S = 600.0
 """For all weights together: few tasks are created at once, and a trickle must not hold such a place for ever."""
 MAX_CREATIONS = 2
-"""Tasks that are created at the same time; each may hold a model and a topology in memory."""
+"""Tasks that are created at the same time; each may hold a topology in memory, and its weights on the disk."""
 
 _KINDS = {task_pb2.Model.KIND_TFJS: "tfjs", task_pb2.Model.KIND_GPT: "gpt"}
 
@@ -90,39 +91,43 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         task = task_from_proto(header.task)
         if header.weights_size > self._max_bytes:
             raise TooLarge(limit_bytes=self._max_bytes)
-        async with self._creations:
-            offered, weights = await self._offered(header, messages)
-            record = await self._catalog.create(
-                task, offered, weights or None, request_id=header.request_id, now=self._clock()
-            )
+        async with self._creations, self._offered(header, messages) as (offered, weights):
+            record = await self._catalog.create(task, offered, weights, request_id=header.request_id, now=self._clock())
         self._news.announce(record.task.task_id)
         return task_service_pb2.CreateTaskResponse(
             task=_task_message(record), weights_sha256=bytes.fromhex(record.initial_digest)
         )
 
+    @asynccontextmanager
     async def _offered(
         self,
         header: task_service_pb2.CreateTaskRequest.Header,
         messages: AsyncIterator[task_service_pb2.CreateTaskRequest],
-    ) -> tuple[Model, bytearray | bytes | None]:
-        """A model and its weights, or what is in a model's file. Raises ModelNotSent where neither came."""
-        if not header.model_file:
-            if not header.model.ByteSize() and header.task.training.model_url:
-                raise ModelNotSent(task_id=header.task.task_id)
-            offered = _model(header.model)
-            return offered, await self._received(messages, size=header.weights_size)
-        file = await self._received(messages, size=header.weights_size)
-        return await converted_file(header.model_file, file, max_bytes=self._max_bytes)
+    ) -> AsyncIterator[tuple[Model, OfferedWeights | None]]:
+        """A model and its weights, which are still to come; or what is in a model's file.
 
-    async def _received(self, messages: AsyncIterator[task_service_pb2.CreateTaskRequest], *, size: int) -> bytearray:
-        try:
-            async with asyncio.timeout(RECEIVE_TIMEOUT_S):
-                weights, _ = await collect(
-                    chunk_parts(messages), size=size, limit=self._max_bytes, idle_timeout=self._idle_timeout
-                )
-        except TimeoutError:
-            raise StreamStalled(seconds=f"{RECEIVE_TIMEOUT_S:g}") from None
-        return weights
+        Raises ModelNotSent where neither came.
+        """
+        chunks = measured(
+            chunk_parts(messages),
+            size=header.weights_size,
+            limit=self._max_bytes,
+            idle_timeout=self._idle_timeout,
+            in_all_s=RECEIVE_TIMEOUT_S,
+        )
+        if header.model_file:
+            async with converted_file(header.model_file, chunks, max_bytes=self._max_bytes) as converted:
+                yield converted
+            return
+        if not header.model.ByteSize() and header.task.training.model_url:
+            raise ModelNotSent(task_id=header.task.task_id)
+        offered = _model(header.model)
+        if header.weights_size:
+            yield offered, OfferedWeights(header.weights_size, chunks)
+            return
+        async for _ in chunks:
+            raise AssertionError("a chunk where none was announced")
+        yield offered, None
 
     async def ForkTask(  # noqa: N802
         self, request: task_service_pb2.ForkTaskRequest, context: Any

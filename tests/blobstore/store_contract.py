@@ -6,6 +6,7 @@ A store is given by the fixture `store`, and a second one on the same blobs, as 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
 
@@ -39,6 +40,13 @@ def pattern(size: int, seed: int = 0) -> bytes:
     """Bytes in which every place can be told from its neighbours."""
     block = bytes((index * 7 + seed) % 251 for index in range(251))
     return (block * (size // 251 + 1))[:size]
+
+
+async def published(store: BlobStore, name: str, *parts: bytes) -> None:
+    async with store.staged() as staged:
+        for part in parts:
+            await staged.append(part)
+        await staged.publish(name)
 
 
 class BlobStoreContract:
@@ -79,6 +87,7 @@ class BlobStoreContract:
             store.read(name),
             anext(aiter(store.read_chunks(name, chunk_size=10))),
             store.size(name),
+            published(store, name, b""),
             store.delete(name),
             store.list(name or "/"),
         ):
@@ -137,6 +146,76 @@ class BlobStoreContract:
             seen += 1
         await writing
         assert seen > 0
+
+    # Staging
+
+    @pytest.mark.parametrize("sizes", [(), (0,), (1, 2, 3), (256 * 1024, 1), (256 * 1024 + 1,), (LARGE, 4 * LARGE, 7)])
+    async def test_a_staged_blob_is_read_as_it_was_appended(
+        self, store: BlobStore, other: BlobStore, sizes: tuple[int, ...]
+    ) -> None:
+        parts = [pattern(size, seed) for seed, size in enumerate(sizes)]
+        whole = b"".join(parts)
+        async with store.staged() as staged:
+            for end, part in enumerate(parts, start=1):
+                await staged.append(memoryview(part))
+                assert staged.size == sum(sizes[:end])
+                assert staged.digest == hashlib.sha256(b"".join(parts[:end])).hexdigest()
+            assert await staged.read_range(start=0, size=staged.size) == whole
+            assert (
+                await staged.read_range(start=staged.size // 2, size=staged.size // 3)
+                == (whole[len(whole) // 2 :][: len(whole) // 3])
+            )
+            await staged.publish("tasks/titanic/weights/ab")
+        for reader in (store, other):
+            assert await reader.read("tasks/titanic/weights/ab") == whole
+            assert await reader.size("tasks/titanic/weights/ab") == len(whole)
+
+    async def test_nothing_of_a_staged_blob_is_seen_before_it_is_published_and_then_all(
+        self, store: BlobStore, other: BlobStore
+    ) -> None:
+        async with store.staged() as staged:
+            for part in (b"one ", pattern(LARGE)):
+                await staged.append(part)
+                assert (await other.list(""), await other.list_folders("")) == ([], [])
+            await other.sweep()
+            await staged.publish("a/b")
+            assert await other.list("") == ["a/b"]
+        assert await other.read("a/b") == b"one " + pattern(LARGE)
+
+    async def test_a_staged_blob_that_is_not_published_leaves_nothing(self, store: BlobStore, other: BlobStore) -> None:
+        await store.write("a", [b"old"])
+        async with store.staged() as staged:
+            await staged.append(pattern(LARGE))
+        assert await other.list("") == ["a"]
+
+        async def stop(stopped: type[BaseException]) -> None:
+            async with store.staged() as staged:
+                await staged.append(pattern(LARGE))
+                raise stopped
+
+        for stopped in (ValueError, asyncio.CancelledError):
+            with pytest.raises(stopped):
+                await stop(stopped)
+            assert await other.list("") == ["a"]
+        assert await other.read("a") == b"old"
+
+    async def test_a_staged_blob_takes_the_place_of_one_that_is_there(self, store: BlobStore, other: BlobStore) -> None:
+        await store.write("a/b", [pattern(LARGE)])
+        await published(store, "a/b", b"short")
+        assert await other.read("a/b") == b"short"
+        await published(other, "a/b", pattern(LARGE, 3), b"end")
+        assert await store.read("a/b") == pattern(LARGE, 3) + b"end"
+
+    async def test_staged_blobs_at_once_do_not_mix(self, store: BlobStore, other: BlobStore) -> None:
+        async with store.staged() as first, other.staged() as second, store.staged() as third:
+            for seed in range(3):
+                await asyncio.gather(
+                    *(staged.append(pattern(LARGE, seed + n)) for n, staged in enumerate((first, second, third)))
+                )
+            await asyncio.gather(second.publish("one"), first.publish("one"), third.publish("third"))
+        assert await store.read("one") in [b"".join(pattern(LARGE, seed + n) for seed in range(3)) for n in range(2)]
+        assert await store.read("third") == b"".join(pattern(LARGE, seed + 2) for seed in range(3))
+        assert await store.list("") == ["one", "third"]
 
     # Slots
 

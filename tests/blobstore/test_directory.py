@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest_asyncio
 
 from blobstore import files
 from blobstore.directory import WRITING, DirectoryBlobStore
+from blobstore.store import StoreFull
 from learning.refusals import StoreUnavailable
 from tests.blobstore.store_contract import LARGE, BlobStoreContract, pattern
 from tests.waiting import eventually
@@ -96,6 +98,48 @@ async def test_what_a_killed_writer_left_is_removed_after_an_hour(tmp_path: Path
     async with DirectoryBlobStore(tmp_path) as store:
         assert [path.name for path in (tmp_path / WRITING).iterdir()] == ["young"]
         assert await store.list("") == []
+
+
+STAGING = """
+import asyncio, sys
+from blobstore.directory import DirectoryBlobStore
+
+async def stage() -> None:
+    store = DirectoryBlobStore(sys.argv[1])
+    async with store.staged() as staged:
+        await staged.append(bytes(5_000_000))
+        print("staged", flush=True)
+        sys.stdin.readline()
+
+asyncio.run(stage())
+"""
+
+
+async def test_a_staged_blob_whose_writer_is_killed_has_no_name_and_is_swept_after_an_hour(tmp_path: Path) -> None:
+    # What should happen: a store that is open all the time sweeps it, too, and not what somebody is writing.
+    async with DirectoryBlobStore(tmp_path) as store, store.staged() as going_on:
+        await going_on.append(b"young")
+        writer = subprocess.Popen(
+            [sys.executable, "-c", STAGING, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"staged\n"
+        writer.kill()
+        writer.communicate()
+        assert await store.list("") == []
+        sizes = {path.stat().st_size: path for path in (tmp_path / WRITING).iterdir()}
+        assert sizes.keys() == {5, 5_000_000}
+        await store.sweep()
+        assert len(list((tmp_path / WRITING).iterdir())) == 2
+        os.utime(sizes[5_000_000], (time.time() - 3700,) * 2)
+        await store.sweep()
+        assert list((tmp_path / WRITING).iterdir()) == [sizes[5]]
+        await going_on.publish("a")
+        assert await store.read("a") == b"young"
 
 
 # Two processes
@@ -203,6 +247,51 @@ asyncio.run(fill())
     assert list((tmp_path / WRITING).iterdir()) == []
 
 
+async def test_a_staged_blob_for_which_the_disk_is_full_says_so_and_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What should happen: of the append that failed in the middle nothing counts, and nothing is left in the blob.
+    async with DirectoryBlobStore(tmp_path) as store:
+        pwrite, room = os.pwrite, [1_000_000]
+
+        def short(descriptor: int, data: memoryview, place: int) -> int:
+            if place >= room[0]:
+                raise OSError(errno.ENOSPC, "full")
+            return pwrite(descriptor, data[: room[0] - place], place)
+
+        monkeypatch.setattr(os, "pwrite", short)
+        async with store.staged() as staged:
+            await staged.append(pattern(600_000, 1))
+            for size in (600_000, 500_001, 2 * LARGE):
+                with pytest.raises(StoreFull):
+                    await staged.append(pattern(size, 2))
+                assert staged.size == 600_000
+            room[0] = 2_000_000
+            await staged.append(b"end")
+            assert staged.digest == hashlib.sha256(pattern(600_000, 1) + b"end").hexdigest()
+            await staged.publish("a")
+        assert await store.read("a") == pattern(600_000, 1) + b"end"
+        assert list((tmp_path / WRITING).iterdir()) == []
+
+
+async def test_a_staged_blob_that_is_not_published_leaves_no_byte_on_the_disk(tmp_path: Path) -> None:
+    async with DirectoryBlobStore(tmp_path) as store:
+        async with store.staged() as staged:
+            await staged.append(pattern(LARGE))
+            assert len(list((tmp_path / WRITING).iterdir())) == 1
+        assert list((tmp_path / WRITING).iterdir()) == []
+
+
+async def test_a_staged_file_that_was_cut_off_is_noticed_where_it_is_read(tmp_path: Path) -> None:
+    async with DirectoryBlobStore(tmp_path) as store, store.staged() as staged:
+        await staged.append(pattern(1000))
+        (file,) = (tmp_path / WRITING).iterdir()
+        os.truncate(file, 999)
+        assert await staged.read_range(start=0, size=999) == pattern(1000)[:999]
+        with pytest.raises(StoreUnavailable):
+            await staged.read_range(start=0, size=1000)
+
+
 def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreUnavailable):
@@ -250,14 +339,18 @@ class Synced:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists() and os.environ.get("CI") != "true", reason="needs /proc")
 class TestDurability:
-    @pytest.mark.parametrize("how", ["write", "create", "slot"])
+    @pytest.mark.parametrize("how", ["write", "create", "slot", "staged"])
     async def test_always_syncs_the_file_and_its_folders_before_it_returns(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Literal["write", "create", "slot"]
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Literal["write", "create", "slot", "staged"]
     ) -> None:
         async with DirectoryBlobStore(tmp_path, durability="always") as store:
             synced = Synced(monkeypatch)
             if how == "slot":
                 await store.write_slot("a/b/c", [b"x"])
+            elif how == "staged":
+                async with store.staged() as staged:
+                    await staged.append(b"x")
+                    await staged.publish("a/b/c")
             else:
                 await store.write("a/b/c", [b"x"], replace=how == "write")
             folders = {f"{tmp_path}{name}" for name in ("", "/a", "/a/b")}
@@ -275,15 +368,18 @@ class TestDurability:
             await store.write_slot("a/c", [b"x"])
             await store.write("a/gone", [b"x"])
             await store.delete("a/gone")
+            async with store.staged() as staged:
+                await staged.append(b"x")
+                await staged.publish("a/d")
             assert synced.paths == []
             await synced.called.wait()
             assert time.monotonic() - began >= 0.4
 
             async def all_synced() -> bool:
-                return len(synced.paths) == 4
+                return len(synced.paths) == 5
 
             await eventually(all_synced)
-            assert sorted(synced.paths) == sorted(f"{tmp_path}{name}" for name in ("", "/a", "/a/b", "/a/c"))
+            assert sorted(synced.paths) == sorted(f"{tmp_path}{name}" for name in ("", "/a", "/a/b", "/a/c", "/a/d"))
 
     async def test_closing_syncs_what_is_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synced = Synced(monkeypatch)

@@ -7,6 +7,7 @@ as S3 describes them. It shows nothing of how consistent, durable or fast anothe
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import subprocess
@@ -22,12 +23,13 @@ from blobstore.object_storage import (
     MULTIPART_BYTES,
     PART_BYTES,
     PARTS_AT_ONCE,
+    STAGED_PART_BYTES,
     ObjectBlobStore,
     StorageMisconfigured,
 )
-from blobstore.store import BlobExists, BlobMissing
+from blobstore.store import BlobExists, BlobMissing, StoreFull
 from learning.refusals import StoreUnavailable
-from tests.blobstore.store_contract import LARGE, BlobStoreContract, pattern
+from tests.blobstore.store_contract import LARGE, BlobStoreContract, pattern, published
 from tests.blobstore.weak_link import WeakLink, between
 from tests.s3_process import BUCKET, S3Process
 from tests.waiting import eventually
@@ -175,6 +177,8 @@ async def every_call(store: ObjectBlobStore) -> list[BaseException | None]:
         store.list("a"),
         store.delete("a"),
         store.check(),
+        published(store, "d", b"x"),
+        published(store, "d", pattern(2 * STAGED_PART_BYTES)),
         return_exceptions=True,
     )
 
@@ -182,14 +186,14 @@ async def every_call(store: ObjectBlobStore) -> list[BaseException | None]:
 async def test_a_server_that_does_not_answer_is_unavailable(link: WeakLink, folder: str) -> None:
     store = opened(link.endpoint, folder, patience_s=PATIENCE_S)
     link.lets_requests_through.clear()
-    assert [type(answer) for answer in await every_call(store)] == [StoreUnavailable] * 9
+    assert [type(answer) for answer in await every_call(store)] == [StoreUnavailable] * 11
 
 
 async def test_a_server_that_is_not_there_is_unavailable_until_it_comes(own_s3: S3Process, folder: str) -> None:
     store = opened(own_s3.endpoint, folder, patience_s=PATIENCE_S)
     await store.write_slot(SLOT, [b"1"])
     own_s3.kill()
-    assert [type(answer) for answer in await every_call(store)] == [StoreUnavailable] * 9
+    assert [type(answer) for answer in await every_call(store)] == [StoreUnavailable] * 11
     own_s3.start()
     await store.write_slot(SLOT, [b"2"])
     assert await store.read(SLOT) == b"2"
@@ -239,6 +243,56 @@ asyncio.run(store.write("a", [bytes(20_000_000)]))
 
     await eventually(turned_away)
     assert await store.read("a") == b"old"
+
+
+async def test_a_staged_blob_whose_writer_is_killed_while_it_is_published_has_no_name(
+    s3_server: S3Process, link: WeakLink, folder: str, store: ObjectBlobStore, tmp_path: Path
+) -> None:
+    # What should happen: neither the bucket nor the folder for temporary files shows anything of it.
+    script = f"""
+import asyncio, sys
+from blobstore.object_storage import ObjectBlobStore
+
+async def publish() -> None:
+    store = ObjectBlobStore(
+        {BUCKET!r}, {folder!r}, endpoint={link.endpoint!r}, access_key_id="key", secret_access_key="s"
+    )
+    async with store.staged() as staged:
+        await staged.append(bytes(20_000_000))
+        print("staged", flush=True)
+        await staged.publish("a")
+
+asyncio.run(publish())
+"""
+    link.lets_requests_through.clear()
+    writer = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script), cwd=ROOT, env={**PYTHON, "TMPDIR": str(tmp_path)}
+    )
+    await link.held.wait()
+    assert list(tmp_path.iterdir()) == []
+    writer.kill()
+    await writer.wait()
+    answered = link.answered
+    link.lets_requests_through.set()
+
+    async def turned_away() -> bool:
+        return link.answered > answered
+
+    await eventually(turned_away)
+    assert await store.list("") == []
+
+
+async def test_a_full_disk_on_the_way_to_the_bucket_says_so(
+    store: ObjectBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    async with store.staged() as staged:
+        with pytest.raises(StoreFull):
+            await staged.append(b"x")
+    assert await store.list("") == []
 
 
 LONG = 12 * 1024 * 1024
@@ -343,11 +397,16 @@ async def measured() -> None:
     body = bytearray(b"x") * (2 * MULTIPART_BYTES)
     await store.write_slot("warm", [b""])
     peaks = [peak()]
+    async with store.staged() as staged:
+        for start in range(0, len(body), 1 << 20):
+            await staged.append(memoryview(body)[start : start + (1 << 20)])
+        await staged.publish("tasks/staged")
+    peaks.append(peak())
     await store.write("tasks/large", [memoryview(body)[:1000], memoryview(body)[1000:]])
     peaks.append(peak())
     await store.write_slot("sums/large", [memoryview(body)[:1000], memoryview(body)[1000:]])
     peaks.append(peak())
-    for name in ("tasks/large", "sums/large"):
+    for name in ("tasks/large", "sums/large", "tasks/staged"):
         size = 0
         async for chunk in store.read_chunks(name, chunk_size=1 << 20):
             size += len(chunk)
@@ -372,9 +431,10 @@ def test_transfers_take_memory_for_what_is_under_way_and_no_more(s3_server: S3Pr
         cwd=ROOT,
         env=PYTHON,
     )
-    in_parts, at_once, reading = map(int, done.stdout.split())
+    staged, in_parts, at_once, reading = map(int, done.stdout.split())
     assert in_parts < 2 * PARTS_AT_ONCE * PART_BYTES
     assert at_once < 2 * PARTS_AT_ONCE * PART_BYTES
+    assert staged < 3 * STAGED_PART_BYTES, "two, and what a process does once"
     assert reading < READERS * 16 * 1024 * 1024, "eight blobs would be a gibibyte"
 
 

@@ -19,6 +19,7 @@ from learning.ids import TaskId
 from learning.policy import Policy
 from learning.refusals import StoredDataDamaged, TaskNotFound, VersionNotFound
 from learning.task import DataExample, DataKind, DisplayInformation, Scheme, Task, TrainingInformation
+from tests.blobstore.tasks import write_task
 
 TASK = TaskId("titanic")
 WEIGHTS = bytes(range(16))
@@ -59,7 +60,7 @@ async def store(tmp_path: Path) -> AsyncIterator[DirectoryBlobStore]:
 
 
 async def written(store: BlobStore, task: Task | None = None, weights: Buffer = WEIGHTS) -> TaskRecord:
-    return await records.write_task(store, task or a_task(), MODEL, weights, request_id="r1", now=1763686800.1234567)
+    return await write_task(store, task or a_task(), MODEL, weights, request_id="r1", now=1763686800.1234567)
 
 
 async def read_first_weights(store: BlobStore) -> bytes:
@@ -114,7 +115,7 @@ async def test_of_two_creators_one_wins_and_its_model_and_weights_are_read(store
     # What should happen: one record stays, and what it names is what its creator wrote.
     # What should not happen: the record of one and the weights or the model of the other.
     creations = [
-        records.write_task(
+        write_task(
             store,
             a_task(title),
             replace(MODEL, topology_json=title),

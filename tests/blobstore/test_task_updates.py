@@ -16,6 +16,7 @@ from blobstore.store import BlobExists
 from learning.ids import TaskId
 from learning.refusals import TaskNotFound
 from learning.task import Task
+from tests.blobstore.tasks import write_task
 from tests.services.task_service.tasks import task
 
 SMALL = TaskId("small")
@@ -30,7 +31,7 @@ async def store(tmp_path: Path) -> AsyncIterator[DirectoryBlobStore]:
 
 async def _created(store: DirectoryBlobStore, task_id: TaskId = SMALL) -> TaskRecord:
     model = Model("tfjs", "{}", (WeightSpec("w", (6,)),))
-    return await records.write_task(store, replace(task(), task_id=task_id), model, WEIGHTS, request_id="", now=1.0)
+    return await write_task(store, replace(task(), task_id=task_id), model, WEIGHTS, request_id="", now=1.0)
 
 
 def _titled(title: str) -> Task:

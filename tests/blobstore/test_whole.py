@@ -14,13 +14,14 @@ from blobstore.records import LedgerEntry, LedgerLine
 from blobstore.store import BlobExists
 from blobstore.whole import Heads, is_lost, is_whole, newest_whole
 from learning.policy import Policy
+from tests.blobstore.tasks import write_task
 from tests.services.aggregator.room import BASE, TASK, a_task, octets, weights_of
 
 
 async def with_versions(path: Path, count: int) -> DirectoryBlobStore:
     store = DirectoryBlobStore(path)
     task, model = a_task(Policy())
-    await records.write_task(store, task, model, octets(BASE), request_id="", now=1.0)
+    await write_task(store, task, model, octets(BASE), request_id="", now=1.0)
     for number in range(1, count + 1):
         await write_version(store, number)
     return store

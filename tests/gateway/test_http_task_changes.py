@@ -1,14 +1,16 @@
-"""One task over HTTP, read, changed and deleted: a gateway before a real task service."""
+"""One task over HTTP, created, read, changed and deleted: a gateway before a real task service."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
@@ -23,9 +25,13 @@ from gateway.task_permission import MAX_ADDRESSES, MINUTE_S, TaskPermission
 from learning.refusals import TooManyUploads
 from roundstore.task_hints import MemoryTaskHints
 from services.task_service.catalog import Catalog
+from services.task_service.quotas import Quotas
+from tests.gateway.task_sources.files import TASK as DOCUMENT
+from tests.gateway.task_sources.files import document
 from tests.gateway.test_http_tasks import assert_problem
 from tests.services.task_service.replicas import LIMIT, serving
 from tests.services.task_service.tasks import SPECS, model, task
+from tests.services.task_service.test_full_disk import SmallDisk
 
 
 @pytest_asyncio.fixture
@@ -37,9 +43,14 @@ async def store(tmp_path: Path) -> AsyncIterator[DirectoryBlobStore]:
 
 @asynccontextmanager
 async def _opened(
-    store: DirectoryBlobStore, settings: GatewaySettings, *, client: str = "127.0.0.1", **changed: Any
+    store: DirectoryBlobStore,
+    settings: GatewaySettings,
+    *,
+    client: str = "127.0.0.1",
+    quotas: Quotas | None = None,
+    **changed: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(store, MemoryTaskHints()) as address:
+    async with serving(store, MemoryTaskHints(), quotas=quotas) as address:
         own = settings.model_copy(update={"task_service_address": address, **changed})
         clients = ServiceClients.open(own)
         app = create_app(own, clients, registry=CollectorRegistry())
@@ -275,3 +286,59 @@ def test_what_is_remembered_of_addresses_is_bounded(settings: GatewaySettings) -
     for number in range(MAX_ADDRESSES + 1):
         permission.check(_Request(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))  # type: ignore[arg-type]
     permission.check(_Request("10.0.0.0"))  # type: ignore[arg-type]
+
+
+# Creating
+
+
+def upload(value: float) -> list[tuple[str, tuple[str, bytes]]]:
+    """A form with a task and its model, all of whose weights have this value."""
+    weights = np.full(10, value, "<f4").tobytes()
+    return [
+        ("task", ("task.json", json.dumps(DOCUMENT).encode())),
+        ("model", ("model.json", json.dumps(document()).encode())),
+        ("weights", ("group1-shard1of1.bin", weights)),
+    ]
+
+
+async def test_of_uploads_of_one_id_at_once_one_wins_and_is_whole(
+    http: httpx.AsyncClient, store: DirectoryBlobStore
+) -> None:
+    # What should happen: the others are told that there is one; nothing of what they sent is kept.
+    answers = await asyncio.gather(*(http.post("/tasks", files=upload(value)) for value in range(6)))
+    (won,) = [value for value, answer in enumerate(answers) if answer.status_code == 200]
+    for value, answer in enumerate(answers):
+        if value != won:
+            assert_problem(answer, 409, "TASK_ALREADY_EXISTS")
+    served = await http.get("/tfjs/wine/weights.bin")
+    assert served.content == np.full(10, won, "<f4").tobytes()
+    assert len(await store.list("tasks/wine")) == 3
+    assert await store.list("creations") == []
+
+
+async def test_an_upload_for_which_the_disk_has_no_room_is_told_so_and_leaves_nothing(
+    tmp_path: Path, settings: GatewaySettings
+) -> None:
+    # What should happen: 507 at once, whether it is the weights that do not fit or the model; with room, it is created.
+    async with SmallDisk(tmp_path) as store, _opened(store, settings, task_creation="auto") as http:
+        for store.room in (39, 100):
+            assert_problem(await http.post("/tasks", files=upload(1)), 507, "STORAGE_FULL")
+            assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        store.room = 1 << 30
+        assert (await http.post("/tasks", files=upload(1))).status_code == 200
+
+
+async def test_uploads_at_once_for_the_last_room_are_one_task_and_refusals(
+    store: DirectoryBlobStore, settings: GatewaySettings
+) -> None:
+    async with _opened(store, settings, quotas=Quotas(store, max_tasks=3), task_creation="auto") as http:
+
+        def named(task_id: str) -> list[tuple[str, tuple[str, bytes]]]:
+            described = json.dumps({**DOCUMENT, "id": task_id}).encode()
+            return [("task", ("task.json", described)), *upload(1)[1:]]
+
+        answers = await asyncio.gather(*(http.post("/tasks", files=named(f"t{n}")) for n in range(6)))
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 507, 507, 507, 507]
+        for answer in answers:
+            if answer.status_code == 507:
+                assert_problem(answer, 507, "QUOTA_EXCEEDED")

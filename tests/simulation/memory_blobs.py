@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from blobstore.store import BlobExists, BlobMissing, Buffer, parts_of
 
@@ -41,6 +43,10 @@ class MemoryBlobStore:
         if name in self._blobs and not replace:
             raise BlobExists(name)
         self._blobs[name] = data
+
+    @asynccontextmanager
+    async def staged(self) -> AsyncIterator[StagedBytes]:
+        yield StagedBytes(self)
 
     async def write_slot(self, name: str, parts: Sequence[Buffer]) -> None:
         """Reads the parts twice, so that one which changes meanwhile is written as a mixture, as on a disk."""
@@ -90,6 +96,9 @@ class MemoryBlobStore:
     async def settle(self) -> None:
         await self._pause()
 
+    async def sweep(self) -> None:
+        """Nothing of a process outlives it here."""
+
     async def delete(self, name: str) -> None:
         parts_of(name)
         self._blobs.pop(name, None)
@@ -99,6 +108,31 @@ class MemoryBlobStore:
             return self._blobs[name]
         except KeyError:
             raise BlobMissing(name) from None
+
+
+class StagedBytes:
+    """A staged blob of the store."""
+
+    def __init__(self, store: MemoryBlobStore) -> None:
+        self._store = store
+        self._data = b""
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self._data).hexdigest()
+
+    async def append(self, data: Buffer) -> None:
+        self._data += _joined([data])
+
+    async def read_range(self, *, start: int, size: int) -> bytes:
+        return self._data[start : start + size]
+
+    async def publish(self, name: str) -> None:
+        await self._store.write(name, [self._data])
 
 
 def _joined(parts: Sequence[Buffer]) -> bytes:

@@ -11,9 +11,9 @@ from blobstore.records import Model
 from learning.refusals import InvalidModel
 from services.task_service.default_tasks import DEFAULT_TASKS
 from services.task_service.initializers import weights_of
-from services.task_service.new_model import prepare
 from services.task_service.topology.weights import weights_of_topology
 from tests.services.task_service import topologies
+from tests.services.task_service.tasks import prepare
 from tests.services.task_service.tfjs import TFJS, Answer, Question, installed
 
 TFJS_DEFAULTS = [task_id for task_id, build in DEFAULT_TASKS.items() if build().kind == "tfjs"]

@@ -12,8 +12,8 @@ from sklearn.neural_network import MLPClassifier
 from blobstore.records import Model
 from learning.task import DataKind, Scheme
 from services.task_service.default_tasks import DEFAULT_TASKS, DefaultTask
-from services.task_service.new_model import prepare
 from services.task_service.topology.weights import weights_of_topology
+from tests.services.task_service.tasks import prepare
 
 SIZES = {
     # task id: tensors, trainable ones among them, weights

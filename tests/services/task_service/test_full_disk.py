@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +14,16 @@ import pytest
 import pytest_asyncio
 from disco.task.v1 import task_pb2, task_service_pb2
 
-from blobstore.directory import DirectoryBlobStore
+from blobstore.directory import WRITING, DirectoryBlobStore
+from blobstore.staged_file import StagedFile
 from blobstore.store import Buffer, StoreFull
 from learning.ids import TaskId
 from learning.refusals import StorageFull, StoreUnavailable
 from roundstore.task_hints import MemoryTaskHints
 from rpc.task_messages import task_to_proto
 from services.task_service.catalog import Catalog
+from services.task_service.foreign_files import converted_file
+from services.task_service.new_weights import OfferedWeights
 from services.task_service.task_changes import TaskChanges
 from tests.services.task_service.replicas import LIMIT, replica
 from tests.services.task_service.tasks import SPECS, model, task
@@ -55,6 +58,19 @@ class SmallDisk(DirectoryBlobStore):
         if sum(memoryview(part).nbytes for part in parts) > self.room:
             raise StoreFull
         await super().write(name, parts, replace=replace)
+
+    @asynccontextmanager
+    async def staged(self) -> AsyncIterator[StagedFile]:
+        async with super().staged() as staged:
+            append = staged.append
+
+            async def limited(data: Buffer) -> None:
+                if staged.size + len(data) > self.room:
+                    raise StoreFull
+                await append(data)
+
+            staged.append = limited  # type: ignore[method-assign]
+            yield staged
 
 
 async def test_what_does_not_fit_is_refused_and_leaves_no_byte(store: DirectoryBlobStore, tmp_path: Path) -> None:
@@ -113,6 +129,49 @@ async def test_a_record_that_does_not_fit_is_no_task_and_leaves_nothing(
         with pytest.raises(StorageFull):
             await Catalog(full, max_bytes=LIMIT).create(task(), model(*SPECS), WEIGHTS, request_id="r", now=1.0)
     assert await store.list("") == []
+
+
+async def test_a_disk_that_is_full_in_the_middle_of_an_upload_is_refused_by_name_and_leaves_no_byte(
+    tmp_path: Path,
+) -> None:
+    # What should happen: the third chunk does not fit; the upload ends there; fork and initial weights fare as well.
+    async with SmallDisk(tmp_path) as store:
+        catalog = Catalog(store, max_bytes=LIMIT)
+        await catalog.create(task("source"), model(*SPECS), WEIGHTS, request_id="", now=1.0)
+        before = await store.list("")
+        taken: list[int] = []
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            for start in range(0, len(WEIGHTS), 4):
+                taken.append(start)
+                yield WEIGHTS[start : start + 4]
+
+        store.room = 8
+        for creation in (
+            catalog.create(task(), model(*SPECS), OfferedWeights(24, chunks()), request_id="", now=1.0),
+            catalog.create(task(), model(), None, request_id="", now=1.0),
+            catalog.fork(TaskId("source"), None, SMALL, title="", request_id="", now=1.0),
+        ):
+            with pytest.raises(StorageFull):
+                await creation
+        assert taken == [0, 4, 8]
+        assert await store.list("") == before
+        assert list((tmp_path / WRITING).iterdir()) == []
+
+
+async def test_a_file_of_keras_that_does_not_fit_among_the_temporary_files_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield bytes(900)
+        yield bytes(900)
+
+    with files_of(1000), pytest.raises(StorageFull):
+        async with converted_file("m.h5", chunks(), max_bytes=LIMIT):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_an_update_that_does_not_fit_changes_nothing(store: DirectoryBlobStore) -> None:

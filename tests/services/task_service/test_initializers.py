@@ -21,6 +21,7 @@ from services.task_service.initializers import (
     Orthogonal,
     Uniform,
     VarianceScaling,
+    blocks_of,
     weights_of,
 )
 
@@ -139,3 +140,13 @@ def test_orthogonal_is_refused_for_a_vector() -> None:
 def test_the_forget_gate_of_an_lstm_starts_open() -> None:
     bias = weights_of(ForgetGateOpen(ZEROS), (12,), seed="b")
     assert bias.tolist() == [0] * 3 + [1] * 3 + [0] * 6
+
+
+def test_weights_are_the_same_however_many_blocks_they_are_made_in() -> None:
+    initializer = Uniform(-1.0, 1.0)
+    blocks = list(blocks_of(initializer, (200_000,), seed="s"))
+    assert len(blocks) == 4
+    few = weights_of(initializer, (1000,), seed="s")
+    assert np.concatenate(blocks)[:1000].tobytes() == few.tobytes()
+    identity = weights_of(Identity(2.0), (300, 300), seed="s")
+    assert identity.tobytes() == (2 * np.eye(300, dtype="<f4")).tobytes()

@@ -12,8 +12,8 @@ from gateway.dialects import weights_document
 from learning.limits import MAX_TENSORS
 from learning.refusals import InvalidModel, InvalidTask, InvalidWeights, TooLarge, WeightsNotFinite
 from services.task_service import gpt
-from services.task_service.new_model import MAX_DESCRIPTION_BYTES, prepare
-from tests.services.task_service.tasks import SPECS, model, task
+from services.task_service.new_model import MAX_DESCRIPTION_BYTES
+from tests.services.task_service.tasks import SPECS, model, prepare, task
 from tests.services.task_service.topologies import dense, keras_like, layer, sequential, text
 
 LIMIT = 1 << 20
@@ -77,7 +77,7 @@ def test_weights_without_specs_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [0, 20, 23, 28])
 def test_weights_of_another_size_than_the_model_are_refused(size: int) -> None:
-    with pytest.raises(InvalidWeights, match=f"{size} bytes came, 24 belong"):
+    with pytest.raises(InvalidWeights, match=f"{size} bytes were announced, 24 belong"):
         prepare(task(), model(*SPECS), bytes(size), max_bytes=LIMIT)
 
 

@@ -120,6 +120,10 @@ def _header(
     )
 
 
+def _file_header(*, size: int, name: str = "model.h5") -> Request:
+    return Request(header=Request.Header(task=task_to_proto(task()), weights_size=size, model_file=name))
+
+
 def _stream(weights: bytes = WEIGHTS, *, request_id: str = "", chunk: int = 5) -> Iterator[Request]:
     yield _header(size=len(weights), request_id=request_id)
     for start in range(0, len(weights), chunk):
@@ -242,7 +246,7 @@ async def test_streams_that_are_not_a_header_and_its_chunks_are_refused(stub: St
         await _create(stub, [_header(size=24), Request(weights_chunk=WEIGHTS + b"\0\0\0\0")])
     with pytest.raises(InvalidWeights):
         await _create(stub, [_header(size=0), Request(weights_chunk=WEIGHTS)])
-    with pytest.raises(InvalidWeights, match="28 bytes came, 24 belong"):
+    with pytest.raises(InvalidWeights, match="28 bytes were announced, 24 belong"):
         await _create(stub, _stream(WEIGHTS + b"\0\0\0\0"))
     with pytest.raises(TooLarge):
         await _create(stub, [_header(size=LIMIT + 1)])
@@ -302,7 +306,7 @@ async def test_a_stream_that_trickles_is_given_up(store: DirectoryBlobStore, mon
     monkeypatch.setattr(servicer_module, "RECEIVE_TIMEOUT_S", 0.1)
 
     async def trickling() -> AsyncIterator[Request]:
-        yield _header(size=LIMIT)
+        yield _file_header(size=LIMIT)
         while True:
             yield Request(weights_chunk=b"\0")
             await asyncio.sleep(0.01)

@@ -14,7 +14,6 @@ import pytest
 
 from services.task_service.conversion.converting import convert_model
 from services.task_service.default_tasks import DEFAULT_TASKS
-from services.task_service.new_model import prepare
 from tests.services.task_service import topologies
 from tests.services.task_service.conversion.kept_models import (
     FILES,
@@ -25,6 +24,7 @@ from tests.services.task_service.conversion.kept_models import (
     assert_equal_outputs,
     predictions,
 )
+from tests.services.task_service.tasks import prepared
 
 Converted = dict[str, tuple[str, Prediction]]
 """By file: the digest of the weights, and what TF.js answers."""
@@ -86,7 +86,7 @@ async def test_a_converted_model_makes_a_task(saved: Path) -> None:
     async with convert_model(saved / "tf_keras" / "words.keras") as converted:
         assert converted.weights is not None
         octets = converted.weights.read_bytes()
-        model, values = prepare(task, converted.model, octets, max_bytes=1 << 20)
+        model, values = await prepared(task, converted.model, octets, max_bytes=1 << 20)
     assert model.weight_specs == converted.model.weight_specs
     assert values.tobytes() == octets
     assert hashlib.sha256(octets).hexdigest() == converted.digest

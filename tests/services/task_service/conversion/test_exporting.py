@@ -17,7 +17,6 @@ from learning.refusals import InvalidModel
 from services.task_service.conversion.converting import convert_model
 from services.task_service.conversion.exporting import FORMS, export_version
 from services.task_service.default_tasks import DEFAULT_TASKS
-from services.task_service.new_model import prepare
 from services.task_service.topology.weights import weights_of_topology
 from tests.services.task_service import topologies
 from tests.services.task_service.conversion.kept_models import (
@@ -27,6 +26,7 @@ from tests.services.task_service.conversion.kept_models import (
     assert_equal_outputs,
     predictions,
 )
+from tests.services.task_service.tasks import prepared
 
 # Keras knows no hard_sigmoid that is TF.js' (3), and no ThresholdedReLU (3).
 IN_KERAS_2_ONLY = ("every_plain_layer", "states")
@@ -133,7 +133,7 @@ async def test_the_labels_go_with_every_file(tmp_path: Path) -> None:
 
 async def test_a_gpt_is_written_as_safetensors_only(tmp_path: Path) -> None:
     default = DEFAULT_TASKS["llm_task"]()
-    model, values = prepare(default.task, Model("gpt", default.topology_json, ()), None, max_bytes=100 << 20)
+    model, values = await prepared(default.task, Model("gpt", default.topology_json, ()), None, max_bytes=100 << 20)
     weights, target = tmp_path / "w", tmp_path / "gpt.safetensors"
     weights.write_bytes(values.tobytes())
     await export_version(model, weights, form="safetensors", target=target, labels=LABELS)
