@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import socket
 import struct
 import sys
+from asyncio import BaseTransport
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -46,6 +48,8 @@ ANSWERED = "disco.answered"
 IDLE_HTTP_S = 65
 """Longer than the common 60 seconds of proxies, so that it is they who close connections that are idle."""
 SHARED_FROM_BYTES = 64 << 10
+READ_ON_BYTES = 16 << 20
+"""So much is read from one socket before it is the others' turn."""
 BACKLOG = 2048
 OTHER_FILES = 512
 """Files that the process needs beside its sockets: connections over HTTP, and those to the services."""
@@ -106,11 +110,41 @@ class GatewaySocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # The parser holds on to its reader, so it begins anew; nothing has been received yet.
-        self.conn.reader = CollectingReader()
+        self._reader = self.conn.reader = CollectingReader()
+        self._descriptor = -1
         self.conn.parser = self.conn.parse()
         next(self.conn.parser)
         self._ping_numbers = itertools.count()
         self._pings: dict[bytes, asyncio.Future[None]] = {}
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        listening = transport.get_extra_info("socket")
+        if transport.get_extra_info("sslcontext") is None and listening is not None and hasattr(os, "readv"):
+            self._descriptor = listening.fileno()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Of a large frame, what has arrived already is read at once, into its place.
+
+        The event loop reads some from each socket in turn, into bytes of their own. Of frames that many clients send at
+        the same moment the first would be whole only when all nearly are, and nothing could be done meanwhile.
+        """
+        left = READ_ON_BYTES if self._descriptor >= 0 else 0
+        while left > 0 and self._reader.rest and not self.read_paused and not self.transport.is_closing():
+            try:
+                count = os.readv(self._descriptor, [self._reader.rest])
+            except OSError:
+                return  # nothing more for now; or the connection broke, which the event loop finds out, too
+            if not count:
+                return  # the end, likewise
+            left -= count
+            self._reader.filled(count)
+            if not self._reader.rest:
+                super().data_received(b"")  # the parser goes on with the frame
 
     async def answered(self) -> None:
         """Sends a ping, and returns when the client has answered it: everything it was sent before has reached it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,13 @@ from gateway import frame_stream
 from gateway.frame_stream import CollectingReader
 from gateway.web_server import GatewaySocketProtocol
 from tests.gateway.conftest import Running
+
+STATUS = Path("/proc/self/status")
+
+
+def resident_bytes() -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) << 10
 
 
 def outcome(step: Generator[None, None, Any]) -> object:
@@ -57,7 +65,6 @@ def drive(reader: StreamReader, reads: list[int], feeds: list[bytes], ends: bool
 @pytest.fixture(autouse=True)
 def _small_frames_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame_stream, "COLLECTED_FROM_BYTES", 4)
-    monkeypatch.setattr(frame_stream, "SMALL_BYTES", 2)
 
 
 @settings(deadline=None)
@@ -85,16 +92,40 @@ def test_rest_of_a_frame_that_nobody_wants_any_more_is_not_kept() -> None:
     assert outcome(reader.at_eof()) is True
 
 
-def test_a_stream_of_single_bytes_takes_no_more_memory_than_it_has_bytes() -> None:
+def test_a_stream_of_single_bytes_is_put_together() -> None:
     reader = CollectingReader()
     reading = reader.read_exact(1000)
     assert outcome(reading) is None
     for number in range(999):
         reader.feed_data(bytes([number % 256]))
-    assert len(reader._chunks) == 1
     assert outcome(reading) is None
     reader.feed_data(b"!")
     assert outcome(reading) == bytes(number % 256 for number in range(999)) + b"!"
+
+
+def test_who_fills_the_place_of_a_frame_need_not_feed_it() -> None:
+    reader = CollectingReader()
+    reader.feed_data(b"ab")
+    reading = reader.read_exact(6)
+    assert outcome(reading) is None
+    assert len(reader.rest) == 4
+    reader.rest[:3] = b"cde"
+    reader.filled(3)
+    reader.feed_data(b"fg")
+    assert outcome(reading) == b"abcdef"
+    assert (reader.buffer, len(reader.rest)) == (b"g", 0)
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /proc")
+def test_frames_that_are_only_announced_take_no_memory() -> None:
+    announced = []
+    before = resident_bytes()
+    for _ in range(50):
+        reader = CollectingReader()
+        reading = reader.read_exact(30 << 20)
+        assert outcome(reading) is None
+        announced.append((reader, reading))
+    assert resident_bytes() - before < 10 << 20
 
 
 async def test_sockets_of_the_gateway_use_it(gateway: Running) -> None:
