@@ -21,6 +21,8 @@ from pathlib import Path
 from disco_server.ports import WantedPort, find_free
 
 START_S = 60.0
+KEPT_VERSIONS = 20
+"""Few, so that a new version soon takes the room of an old one, as it does for good in a task that has run longer."""
 STOP_S = 60.0
 WORDS = ("GATEWAY", "TASK_SERVICE", "AGGREGATOR", "SIGNALING")
 MODULES = {"gateway": b"gateway", "task service": b"services.task_service", "aggregator": b"services.aggregator"}
@@ -90,6 +92,7 @@ def running(*, aggregators: int = 1) -> Iterator[System]:
     for word, port in zip(WORDS, ports, strict=True):
         environment |= {f"DISCO_{word}_PORT": str(port), f"DISCO_{word}_METRICS_PORT": "0"}
     environment["DISCO_AGGREGATORS"] = str(aggregators)
+    environment["DISCO_KEPT_VERSIONS"] = str(KEPT_VERSIONS)
     environment |= {"DISCO_DEFAULT_TASKS": "none", "DISCO_DURABILITY": "second", "DISCO_LOG_LEVEL": "warning"}
     with tempfile.TemporaryDirectory(prefix="disco-bench-") as folder:
         log = Path(folder, "system.log")

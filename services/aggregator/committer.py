@@ -41,7 +41,7 @@ collects; `_judged` asks for those before it, which change no more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from learning.federated import (
@@ -226,11 +226,8 @@ class Committer:
         group: dict[str, Offered] = {}
         taken = {offered.participant_id for offered in self._taken}
         size, room = sum(len(offered.weights) for offered in self._taken), current.room
-        for offered in tuple(self._waiting):
-            if offered.participant_id in group or offered.participant_id in taken:
-                offered.searched_before = -1  # by the next group's turn, the first may be counted in this very round
-                continue
-            verdict = await self._judged(offered, status, current)
+        candidates = self._candidates(taken, size)
+        for offered, verdict in zip(candidates, await self._all_judged(candidates, status, current), strict=True):
             if isinstance(verdict, int) and verdict > room and not group and not taken:
                 verdict = WeightCapReached(cap=status.weight_cap)
             if isinstance(verdict, Refusal) and status is not self._was_read:
@@ -251,6 +248,31 @@ class Committer:
             group[offered.participant_id] = offered
         # Some may have been withdrawn while others were judged.
         return [offered for offered in group.values() if self._waiting.pop(offered, offered) is None]
+
+    def _candidates(self, taken: Container[str], size: int) -> list[Offered]:
+        """Who waits, one contribution of each participant, as far as they may fit into one group."""
+        candidates: dict[str, Offered] = {}
+        for offered in self._waiting:
+            if offered.participant_id in candidates or offered.participant_id in taken:
+                offered.searched_before = -1  # by the next group's turn, the first may be counted in this very round
+                continue
+            if candidates and (size > GROUP_BYTES or len(candidates) == GROUP_MEMBERS):
+                break
+            candidates[offered.participant_id] = offered
+            size += len(offered.weights)
+        return list(candidates.values())
+
+    async def _all_judged(
+        self, candidates: Sequence[Offered], status: RoundStatus, current: Collection
+    ) -> list[int | Admission | Refusal]:
+        """Side by side: going over the weights of each is work for a thread."""
+        judging = [self._judged(offered, status, current) for offered in candidates]
+        verdicts: list[int | Admission | Refusal] = []
+        for outcome in await asyncio.gather(*judging, return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Refusal):
+                raise outcome
+            verdicts.append(outcome)
+        return verdicts
 
     async def _judged(self, offered: Offered, status: RoundStatus, current: Collection) -> int | Admission | Refusal:
         """Its weight, or its answer."""
@@ -328,12 +350,12 @@ class Committer:
         return [offered for index, offered in enumerate(group) if index not in refused]
 
     def _committed(self, group: Sequence[Offered], admissions: Sequence[Admission], after: RoundStatus) -> None:
+        if is_due(after, self._clock()):
+            self._changes.announce_due(self._task_id)  # first: everybody waits for that
         for offered, admission in zip(group, admissions, strict=True):
             offered.admit(admission)
         self._metrics.group_members.observe(len(group))
         self._metrics.folded_bytes.inc(sum(len(offered.weights) for offered in group))
-        if is_due(after, self._clock()):
-            self._changes.announce_due(self._task_id)
 
 
 def _may_be_this_commit(refused: Mapping[int, Admission | DiscoError], group: Sequence[Offered]) -> bool:

@@ -15,8 +15,9 @@ A written sum is a header and the limbs, all little-endian:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xxhash
@@ -95,24 +96,32 @@ class PartialSum:
         self.contributions = 0
         self.total_weight = 0
         self._limbs: Limbs = np.zeros(plan.size + plan.low_size, dtype="<i8")
-        scratch = min(BLOCK, plan.size)
-        self._scaled = np.empty(scratch, dtype=np.float32)
-        self._whole = np.empty(scratch, dtype=np.float32)
-        self._units = np.empty(scratch, dtype=np.int64)
 
     def add(self, weights: Buffer, weight: int) -> None:
         """Adds a contribution that the plan has checked, `weight` times."""
-        assert 0 < weight <= self.plan.weight_cap - self.total_weight, "beyond the cap the limbs could overflow"
-        self._accumulate(as_weights(weights), weight)
-        self.contributions += 1
-        self.total_weight += weight
+        self.begin_adding([(weights, weight)]).add_all()
 
     def subtract(self, weights: Buffer, weight: int) -> None:
         """Undoes `add` exactly."""
-        assert 0 < weight <= self.total_weight, "only what was added can be taken out"
-        self._accumulate(as_weights(weights), -weight)
-        self.contributions -= 1
-        self.total_weight -= weight
+        self.begin_subtracting([(weights, weight)]).add_all()
+
+    def begin_adding(self, contributions: Sequence[tuple[Buffer, int]]) -> Adding:
+        """Counts contributions that the plan has checked, each with its weight; the sum is whole once all pieces are
+        added."""
+        assert all(weight > 0 for _, weight in contributions), "weights are whole numbers from 1 on"
+        total = self.total_weight + sum(weight for _, weight in contributions)
+        assert total <= self.plan.weight_cap, "beyond the cap the limbs could overflow"
+        self.contributions += len(contributions)
+        self.total_weight = total
+        return Adding(self.plan, self._limbs, [(as_weights(weights), weight) for weights, weight in contributions])
+
+    def begin_subtracting(self, contributions: Sequence[tuple[Buffer, int]]) -> Adding:
+        """Undoes `begin_adding` exactly."""
+        total = self.total_weight - sum(weight for _, weight in contributions)
+        assert total >= 0, "only what was added can be taken out"
+        self.contributions -= len(contributions)
+        self.total_weight = total
+        return Adding(self.plan, self._limbs, [(as_weights(weights), -weight) for weights, weight in contributions])
 
     def merge(self, other: PartialSum) -> None:
         """Adds all contributions of another sum of the same plan."""
@@ -181,25 +190,66 @@ class PartialSum:
             for start, stop in run.blocks():
                 high = np.divide(self._limbs[start:stop], self.total_weight, out=quotients[: stop - start])
                 if run.scale.low_exponent is not None:
-                    low = np.divide(self._low(run, start, stop), self.total_weight, out=low_quotients[: stop - start])
+                    limbs = _low(self.plan, self._limbs, run, start, stop)
+                    low = np.divide(limbs, self.total_weight, out=low_quotients[: stop - start])
                     np.multiply(low, 2.0**-run.scale.low_exponent, out=low)
                     np.add(high, low, out=high)
                 yield start, stop, np.multiply(high, 2.0**-run.scale.exponent, out=high)
 
-    def _accumulate(self, values: Weights, weight: int) -> None:
-        for run in self.plan.runs:
+    def _count(self, contributions: int, total_weight: int) -> None:
+        if total_weight > self.plan.weight_cap - self.total_weight:
+            raise NotASum
+        self.contributions += contributions
+        self.total_weight += total_weight
+
+
+class Adding:
+    """Contributions on their way into a sum, in pieces that may be added side by side: no two touch the same limbs.
+
+    Block by block all contributions are added, so that the limbs of a block stay in the cache until all are.
+    """
+
+    def __init__(self, plan: SumPlan, limbs: Limbs, contributions: Sequence[tuple[Weights, int]]) -> None:
+        self._plan = plan
+        self._limbs = limbs
+        self._contributions = contributions
+
+    def pieces(self, count: int) -> list[Callable[[], None]]:
+        """Up to `count` pieces of about the same size; what each of them does."""
+        blocks = [(run, start, stop) for run in self._plan.runs for start, stop in run.blocks()]
+        share = max(1, -(-len(blocks) // count))
+        return [partial(self._add, blocks[first : first + share]) for first in range(0, len(blocks), share)]
+
+    def add_all(self) -> None:
+        for piece in self.pieces(1):
+            piece()
+
+    def _add(self, blocks: Sequence[tuple[Run, int, int]]) -> None:
+        scratch = _Scratch(max(stop - start for _, start, stop in blocks))
+        for run, start, stop in blocks:
             scale = np.float32(2.0**run.scale.exponent)
             low_scale = np.float32(2.0 ** (run.scale.low_exponent or 0))
-            for start, stop in run.blocks():
-                scaled = np.multiply(values[start:stop], scale, out=self._scaled[: stop - start])
-                whole = np.rint(scaled, out=self._whole[: stop - start])
-                rest = np.subtract(scaled, whole, out=scaled) if run.scale.low_exponent is not None else None
-                self._add_units(self._limbs[start:stop], whole, weight)
-                if rest is not None:
+            high = self._limbs[start:stop]
+            low = None if run.scale.low_exponent is None else _low(self._plan, self._limbs, run, start, stop)
+            for values, weight in self._contributions:
+                scaled = np.multiply(values[start:stop], scale, out=scratch.scaled[: stop - start])
+                whole = np.rint(scaled, out=scratch.whole[: stop - start])
+                rest = None if low is None else np.subtract(scaled, whole, out=scaled)
+                scratch.add_units(high, whole, weight)
+                if low is not None and rest is not None:
                     np.rint(np.multiply(rest, low_scale, out=rest), out=rest)
-                    self._add_units(self._low(run, start, stop), rest, weight)
+                    scratch.add_units(low, rest, weight)
 
-    def _add_units(self, limbs: Limbs, whole: Weights, weight: int) -> None:
+
+class _Scratch:
+    """Room for one block of weights on its way into the limbs."""
+
+    def __init__(self, size: int) -> None:
+        self.scaled = np.empty(size, dtype=np.float32)
+        self.whole = np.empty(size, dtype=np.float32)
+        self._units = np.empty(size, dtype=np.int64)
+
+    def add_units(self, limbs: Limbs, whole: Weights, weight: int) -> None:
         """Adds whole numbers, `weight` times; they may be changed."""
         units = self._units[: whole.size]
         doublings = abs(weight).bit_count() == 1
@@ -211,15 +261,11 @@ class PartialSum:
             np.multiply(units, weight, out=units)
         np.add(limbs, units, out=limbs)
 
-    def _low(self, run: Run, start: int, stop: int) -> Limbs:
-        offset = self.plan.size + run.low_start - run.start
-        return self._limbs[offset + start : offset + stop]
 
-    def _count(self, contributions: int, total_weight: int) -> None:
-        if total_weight > self.plan.weight_cap - self.total_weight:
-            raise NotASum
-        self.contributions += contributions
-        self.total_weight += total_weight
+def _low(plan: SumPlan, limbs: Limbs, run: Run, start: int, stop: int) -> Limbs:
+    """The low limbs of weights of a run that has them."""
+    offset = plan.size + run.low_start - run.start
+    return limbs[offset + start : offset + stop]
 
 
 def _octets(array: Limbs | Weights) -> memoryview:

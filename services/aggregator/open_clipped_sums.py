@@ -7,6 +7,7 @@ where its weights are no longer kept.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from blobstore import records
@@ -45,6 +46,7 @@ class OpenClippedSum(OpenSum):
         self._sum = self._clipped = ClippedSum(plan, privacy)
         self._standing = standing
         self._bases: dict[int, bytes] = {}
+        self._reading = asyncio.Lock()
 
     async def check(self, member: Member) -> None:
         """Raises PrivacyBudgetSpent, RoundStale too."""
@@ -76,6 +78,10 @@ class OpenClippedSum(OpenSum):
 
     async def _base(self, number: int) -> bytes:
         """The weights of a version. Raises RoundStale where they are no longer kept."""
+        async with self._reading:  # one at a time: contributions are judged side by side
+            return await self._base_in_turn(number)
+
+    async def _base_in_turn(self, number: int) -> bytes:
         if number not in self._bases:
             try:
                 entry = await records.read_ledger_entry(self._blobs, self._task_id, number)

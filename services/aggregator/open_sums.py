@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,13 +29,15 @@ from learning.federated import RoundStatus
 from learning.ids import ReplicaId
 from learning.refusals import StoreUnavailable
 from roundstore.store import SumPointer
-from rpc.off_loop import off_loop
+from rpc.off_loop import LONG_BYTES, off_loop
 from services.aggregator.collection import Member, OfOneRound
-from services.aggregator.exact_sums import PartialSum, SumDigest
+from services.aggregator.exact_sums import Adding, PartialSum, SumDigest
 from services.aggregator.sum_plan import SumPlan
 
 APART_S = 0.5
 """So much more than the last second a loss of power may take, of a sum that grows all the time."""
+PIECES = min(4, os.cpu_count() or 1)
+"""In which contributions are folded at the same time."""
 SAFE_S = 2.5
 """A second until it is synced, and time to do it in."""
 
@@ -76,11 +79,12 @@ class OpenSum(OfOneRound):
         return self.plan.weight_cap - self._sum.total_weight
 
     async def fold(self, group: Sequence[Member]) -> None:
-        await off_loop(_size(group), self._fold, group)
+        await _in_pieces(self._sum.begin_adding([(member.weights, member.weight) for member in group]), _size(group))
 
     async def take_out(self, group: Sequence[Member]) -> None:
         """Undoes `fold` for some of its members, exactly."""
-        await off_loop(_size(group), self._take_out, group)
+        taken_out = [(member.weights, member.weight) for member in group]
+        await _in_pieces(self._sum.begin_subtracting(taken_out), _size(group))
 
     async def write(self) -> SumPointer:
         """Writes the free slot; the pointer to it.
@@ -119,13 +123,11 @@ class OpenSum(OfOneRound):
         unsafe = [kept for kept in alone if now < kept.committed_at + SAFE_S]
         self._kept = [_Kept(*self._written, committed_at=now), *alone[: len(unsafe) + 1]]
 
-    def _fold(self, group: Sequence[Member]) -> None:
-        for member in group:
-            self._sum.add(member.weights, member.weight)
 
-    def _take_out(self, group: Sequence[Member]) -> None:
-        for member in group:
-            self._sum.subtract(member.weights, member.weight)
+async def _in_pieces(adding: Adding, size: int) -> None:
+    """Side by side, as far as there are processors."""
+    pieces = adding.pieces(PIECES if size >= LONG_BYTES else 1)
+    await asyncio.gather(*(off_loop(size, piece) for piece in pieces))
 
 
 def _size(group: Sequence[Member]) -> int:

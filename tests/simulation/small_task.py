@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 
-from blobstore import records
 from blobstore.records import Model, WeightSpec
 from blobstore.store import BlobStore
 from learning.aggregation import Aggregation
 from learning.ids import TaskId
 from learning.policy import Policy
 from learning.task import DataKind, DisplayInformation, Scheme, Task, TrainingInformation
+from tests.blobstore.tasks import write_task
 
 TASK_ID = TaskId("titanic")
 BASE = (0.5, -1.0, 0.25, 0.01)
@@ -30,4 +30,4 @@ async def add_task(blobs: BlobStore, policy: Policy, aggregation: Aggregation | 
     )
     specs = tuple(WeightSpec(f"tensor{index}", (size,)) for index, size in enumerate(SIZES))
     model = Model(kind="tfjs", topology_json="{}", weight_specs=specs)
-    await records.write_task(blobs, task, model, struct.pack(f"<{len(BASE)}f", *BASE), request_id="", now=1.0)
+    await write_task(blobs, task, model, struct.pack(f"<{len(BASE)}f", *BASE), request_id="", now=1.0)

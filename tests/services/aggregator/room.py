@@ -15,7 +15,6 @@ import grpc
 import numpy as np
 from disco.aggregator.v1 import aggregator_service_pb2, aggregator_service_pb2_grpc, round_pb2
 
-from blobstore import records
 from blobstore.directory import DirectoryBlobStore
 from blobstore.records import Model, WeightSpec
 from blobstore.store import BlobStore
@@ -32,6 +31,7 @@ from rpc.server import serve
 from rpc.settings import ServerSettings, load
 from services.aggregator.receipt_key import ReceiptKey, new_pem
 from services.aggregator.replica import Replica
+from tests.blobstore.tasks import write_task
 from tests.services.aggregator import fractions_mean
 
 TASK = TaskId("titanic")
@@ -189,7 +189,7 @@ class Room:
     async def add_task(self, policy: Policy, **more: Any) -> None:
         task, model = a_task(policy, **more)
         weights = octets(BASE) if model.size == len(BASE) else bytes(4 * model.size)
-        await records.write_task(self.blobs, task, model, weights, request_id="", now=1.0)
+        await write_task(self.blobs, task, model, weights, request_id="", now=1.0)
 
     async def status(self) -> RoundStatus:
         status = await self.store.read_status(TASK)

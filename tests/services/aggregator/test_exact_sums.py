@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -124,6 +125,35 @@ def test_order_and_split_leave_no_trace(seed: int, replicas: int, random: object
 
     assert written(merged) == written(whole)
     assert bytes(merged.mean()) == bytes(whole.mean())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 1000])
+def test_pieces_added_at_the_same_time_come_to_the_same_sum(count: int) -> None:
+    # Runs with one limb and with two, tensors longer than a block, weights that are powers of two and others.
+    random = np.random.default_rng(count)
+    sizes, scales = (3, 2 * 65536 + 7, 70_000, 1, 65_536), (1.0, 0.001, 2.0, 0.001, 0.01)
+    specs = [WeightSpec(f"tensor{index}", (size,)) for index, size in enumerate(sizes)]
+
+    def weights() -> bytes:
+        drawn = [random.normal(0, scale, size) for size, scale in zip(sizes, scales, strict=True)]
+        return np.concatenate(drawn).astype("<f4").tobytes()
+
+    plan = SumPlan.for_base(specs, weights(), CAP)
+    assert 0 < plan.low_size < plan.size
+    contributions = [(weights(), weight) for weight in (1, 3, 1024)]
+    one_by_one, at_once = PartialSum(plan), PartialSum(plan)
+    for contribution, weight in contributions:
+        one_by_one.add(contribution, weight)
+    pieces = at_once.begin_adding(contributions).pieces(count)
+    assert len(pieces) == min(count, 8)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda piece: piece(), reversed(pieces)))
+    assert written(at_once) == written(one_by_one)
+    for piece in at_once.begin_subtracting(contributions[1:]).pieces(count):
+        piece()
+    for contribution, weight in contributions[1:]:
+        one_by_one.subtract(contribution, weight)
+    assert written(at_once) == written(one_by_one)
 
 
 @pytest.mark.parametrize("weight", [1, 2, 3, 64, 100])

@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from prometheus_client import CollectorRegistry
 
 from blobstore.directory import DirectoryBlobStore
-from blobstore.records import Model, WeightSpec, write_task
+from blobstore.records import Model, WeightSpec
 from learning.ids import ReplicaId, TaskId
 from learning.policy import Policy
 from learning.refusals import DiscoError
@@ -29,6 +29,7 @@ from services.signaling.servicer import SignalingServicer
 from services.signaling.signaling_metrics import SignalingMetrics
 from services.signaling.switchboard import Switchboard
 from services.signaling.task_book import TaskBook
+from tests.blobstore.tasks import write_task
 from tests.waiting import eventually
 
 SERVICE = "disco.signaling.v1.SignalingService"
