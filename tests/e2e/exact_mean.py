@@ -4,8 +4,8 @@ Each weight is scaled by a power of two, rounded to a whole number (half to
 even), multiplied by the contribution's weight and added; the sum is divided in
 float64 and the result rounded once to float32. The exponent is fixed per tensor
 by the base version: 62 bits, less the bits of the bound (2^10 times the largest
-absolute weight of the tensor, at least 1), less the bits of the cap on the
-round's total weight. Where fewer than 30 bits would be left below the tensor's
+absolute weight of the tensor, at least 1, or 1/64 in tensors of more than 2^16 weights),
+less the bits of the cap on the round's total weight. Where fewer than 30 bits would be left below the tensor's
 largest weight, a second whole number holds what the first leaves over, in units
 that are finer by 62 bits less those of the cap; its quotient is added to the first.
 """
@@ -44,7 +44,8 @@ def _bits(number: int | float) -> int:
 
 def _mean_of_tensor(base: np.ndarray, tensors: list[tuple[np.ndarray, int]], weight_cap: int) -> bytes:
     largest = float(np.abs(base).max(initial=0.0)) or 1.0
-    exponent = SUM_BITS - (_bits(max(1.0, largest)) + HEADROOM_BITS) - _bits(weight_cap)
+    floor = 1 / 64 if base.size > 1 << 16 else 1.0
+    exponent = SUM_BITS - (_bits(max(floor, largest)) + HEADROOM_BITS) - _bits(weight_cap)
     finer = SUM_BITS - _bits(weight_cap)
     two_limbs = _bits(largest) + exponent < WANTED_BITS
     total = float(sum(weight for _, weight in tensors))
