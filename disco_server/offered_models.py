@@ -7,7 +7,6 @@ what they say is checked like a stranger's. Knows no task and no store.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from gateway.task_sources.fetched_models import fetch_model
 from gateway.task_sources.fetching import Fetcher
 from gateway.task_sources.given_digest import GivenDigest
 from gateway.task_sources.model_files import MODEL_FILE, ModelFiles
-from learning.refusals import DigestMismatch, InvalidModel, TooLarge
+from learning.refusals import InvalidModel, TooLarge
 
 
 class ModelReader:
@@ -101,9 +100,7 @@ class ModelReader:
 async def _checked(model: PushedModel, digest: GivenDigest | None) -> PushedModel:
     """The model, if its weights are those that were announced. Raises DigestMismatch."""
     if digest is not None:
-        found = await asyncio.to_thread(hashlib.new, digest.algorithm, model.weights)
-        if found.digest() != digest.value:
-            raise DigestMismatch(received=found.hexdigest(), announced=digest.value.hex())
+        await asyncio.to_thread(digest.check, [model.weights])
     return model
 
 

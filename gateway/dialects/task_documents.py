@@ -10,6 +10,9 @@ value of the wrong type.
     gdv        minNbOfParticipants, aggregationStrategy; no modelID
     superset   what the validators of all four accept at once, for a root where nobody said which it is;
                what means something else to each generation is as the one means it that the task is pinned to
+
+Preprocessing functions that nobody here knows are passed on to the generations that have a word for them: names to g21,
+numbers from 2 on to the others, whose code counts the items and would run one more function for a name.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.dialects.aggregation_fields import aggregation_document
-from gateway.dialects.task_uploads import PREPROCESSING, parse_task
+from gateway.dialects.task_uploads import PREPROCESSING, parse_task, preprocessing_number
 from learning.task import DisplayInformation, Scheme, Task
 
 __all__ = ["parse_task", "render_g21", "render_g22", "render_g30", "render_gdv", "render_superset"]
@@ -32,7 +35,7 @@ def render_g21(task: Task) -> Document:
     training |= {
         "roundDuration": task.training.round_duration_batches,
         "scheme": task.scheme.value.capitalize(),
-        "preprocessingFunctions": [name for name in task.training.preprocessing if name not in _UNKNOWN_TO_G21],
+        "preprocessingFunctions": [name for name in _named_preprocessing(task) if name not in _UNKNOWN_TO_G21],
     }
     return {
         "taskID": task.task_id,
@@ -60,13 +63,16 @@ def render_gdv(task: Task) -> Document:
 def render_superset(task: Task) -> Document:
     """No `aggregator`: its type differs between G22 and G30.
 
-    Where no spelling differs but the meaning does (rounds are counted in batches or in epochs), the task's pin decides;
-    without one it is as the later generations have it.
+    Where no spelling differs but the meaning does (rounds are counted in batches or in epochs, preprocessing functions
+    by their names or by how many they are), the task's pin decides; without one it is as the later generations have it.
     """
     training = _training(task) | _compiled(task) | _flat_privacy(task) | _nested_privacy(task) | _ready_peers(task)
-    training |= _later(task) | _participants(task) | {"preprocessingFunctions": list(task.training.preprocessing)}
+    training |= _later(task) | _participants(task)
     if task.pinned_dialect == "g21":
         training["roundDuration"] = task.training.round_duration_batches
+        training["preprocessingFunctions"] = _named_preprocessing(task)
+    else:
+        training["preprocessingFunctions"] = [name for name, _ in _numbered_preprocessing(task)]
     document = _later_document(task, training)
     return document | {
         "taskID": task.task_id,
@@ -141,13 +147,29 @@ def _training(task: Task) -> Document:
 
 
 def _later(task: Task) -> Document:
-    training, known = task.training, PREPROCESSING[task.data_kind]
+    training = task.training
     return {
         "roundDuration": training.round_duration_epochs,
         "scheme": task.scheme.value,
         "tensorBackend": training.tensor_backend,
-        "preprocessingFunctions": [known.index(name) for name in training.preprocessing if name in known],
+        "preprocessingFunctions": [number for _, number in _numbered_preprocessing(task)],
     } | _present(tokenizer=training.tokenizer, maxSequenceLength=training.max_sequence_length or None)
+
+
+def _named_preprocessing(task: Task) -> list[str]:
+    """Those that have a name."""
+    known = PREPROCESSING[task.data_kind]
+    return [
+        name
+        for name in task.training.preprocessing
+        if name in known or preprocessing_number(name, task.data_kind) is None
+    ]
+
+
+def _numbered_preprocessing(task: Task) -> list[tuple[str, int]]:
+    """Those that have a number, with it."""
+    numbered = ((name, preprocessing_number(name, task.data_kind)) for name in task.training.preprocessing)
+    return [(name, number) for name, number in numbered if number is not None]
 
 
 def _compiled(task: Task) -> Document:

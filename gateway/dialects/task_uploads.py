@@ -29,6 +29,8 @@ PREPROCESSING: Final[Mapping[DataKind, tuple[str, ...]]] = {
     DataKind.TEXT: ("tokenize", "left_padding"),
 }
 """What the numbers 0 and 1 stand for in `preprocessingFunctions`, from G22 on."""
+MAX_PREPROCESSING_NUMBER: Final = 999_999_999
+_PREPROCESSING_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 
 _JSON_PATHS: Final = {
     "display.title": "displayInformation.taskTitle",
@@ -82,6 +84,20 @@ def parse_task(
     except InvalidTask as refusal:
         paths = [(_json_path(name), problem) for name, problem in refusal.problems]
         raise InvalidTask(problems=dict.fromkeys(paths)) from None
+
+
+def preprocessing_number(name: str, kind: DataKind) -> int | None:
+    """How generations from G22 on call a preprocessing function; None where it has no number."""
+    known = PREPROCESSING[kind]
+    if name in known:
+        return known.index(name)
+    return int(name) if _PREPROCESSING_NUMBER.fullmatch(name) else None
+
+
+def _named(name: str, kind: DataKind) -> str:
+    """A name, or what a number in digits stands for."""
+    known, number = PREPROCESSING[kind], preprocessing_number(name, kind)
+    return name if number is None or number >= len(known) else known[number]
 
 
 def _json_path(name: str) -> str:
@@ -278,16 +294,20 @@ class _Reader:
         return 10, max(divisor for pair in pairs for divisor in pair if divisor <= wanted)
 
     def _preprocessing(self, kind: DataKind) -> tuple[str, ...]:
-        """Names as they are, numbers by what they stand for."""
+        """Names as they are, numbers by what they stand for; a number that stands for nothing here is its own name."""
         given = self._training.find("preprocessingFunctions")
         if not isinstance(given, list):
-            return self._training.texts("preprocessingFunctions")
-        path, known = self._training.path("preprocessingFunctions"), PREPROCESSING[kind]
+            return tuple(_named(name, kind) for name in self._training.texts("preprocessingFunctions"))
+        path = self._training.path("preprocessingFunctions")
+        names = []
         for index, item in enumerate(given):
-            if isinstance(item, bool) or not (isinstance(item, str) or item in range(len(known))):
-                self._problems.append((f"{path}[{index}]", f"is neither a name nor 0 to {len(known) - 1}"))
+            is_number = isinstance(item, (int, float)) and not isinstance(item, bool)
+            if not isinstance(item, str) and not (is_number and item in range(MAX_PREPROCESSING_NUMBER + 1)):
+                problem = f"is neither a name nor a whole number from 0 to {MAX_PREPROCESSING_NUMBER}"
+                self._problems.append((f"{path}[{index}]", problem))
                 return ()
-        return tuple(item if isinstance(item, str) else known[int(item)] for item in given)
+            names.append(_named(item if isinstance(item, str) else str(int(item)), kind))
+        return tuple(names)
 
     def _secure(self) -> bool:
         """`decentralizedSecure` decides where the generation heeds it; later ones look at the aggregator alone."""

@@ -27,6 +27,9 @@ async def create_task(task_service: TaskServiceAsyncStub, offer: Offer) -> None:
         request_id=uuid.uuid4().hex,
         model_file=offer.model_file,
     )
+    if offer.weights_digest is not None:
+        header.weights_digest.algorithm = offer.weights_digest.algorithm
+        header.weights_digest.value = offer.weights_digest.value
 
     def parts() -> Iterator[CreateTaskRequest]:
         yield CreateTaskRequest(header=header)

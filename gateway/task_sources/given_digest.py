@@ -1,25 +1,41 @@
-"""The `digest` of a task: what the weight files of its model must hash to (protocol section 5.1)."""
+"""The `digest` of a task: what the weights of its model must hash to (protocol section 5.1).
+
+    model.json with shards         all shards as they came, one behind the other in the order of the manifest
+    bytes that a client encodes    the weights in them, in their order, without those of an optimizer
+    a file that is converted       the weights as they are kept; the task service checks that
+
+A model without weights has no such bytes, and matches no digest.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from learning.refusals import InvalidTask
+from learning.refusals import DigestMismatch, InvalidTask
 
 _SIZES: Final = {"sha256": 32, "sha384": 48, "sha512": 64}
 
 
 @dataclass(frozen=True, slots=True)
 class GivenDigest:
-    """A digest over all shards, one behind the other."""
+    """What bytes must hash to."""
 
     algorithm: str
     value: bytes
+
+    def check(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Raises DigestMismatch where these are not the bytes."""
+        found = hashlib.new(self.algorithm)
+        for chunk in chunks:
+            found.update(chunk)
+        if found.digest() != self.value:
+            raise DigestMismatch(received=found.hexdigest(), announced=self.value.hex())
 
 
 def given_digest(document: object) -> GivenDigest | None:

@@ -9,7 +9,6 @@ opened, and sizes before anything is read. Knows no HTTP and not how the files c
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from gateway.dialects.model_uploads import MAX_DOCUMENT_BYTES, PushedModel
 from gateway.task_sources.given_digest import GivenDigest
 from gateway.uploads import parse_json
 from learning.limits import MAX_TENSORS
-from learning.refusals import DigestMismatch, InvalidModel, MalformedMessage, TooLarge
+from learning.refusals import InvalidModel, MalformedMessage, TooLarge
 
 MODEL_FILE: Final = "model.json"
 MAX_MODEL_FILE_BYTES: Final = 2 * MAX_DOCUMENT_BYTES
@@ -131,16 +130,14 @@ class ModelFiles:
                 problem = f"its shards {', '.join(paths[:5])} have {found} bytes, its weights have {expected}"
                 raise InvalidModel(problem=problem)
         if digest is not None:
-            self._check_digest(digest)
+            digest.check(self._stored())
 
-    def _check_digest(self, digest: GivenDigest) -> None:
-        found = hashlib.new(digest.algorithm)
+    def _stored(self) -> Iterator[bytes]:
+        """All shards as they are."""
         for path in self.shards:
             with self._places[path].open("rb") as shard:
                 while chunk := shard.read(CHUNK_BYTES):
-                    found.update(chunk)
-        if found.digest() != digest.value:
-            raise DigestMismatch(received=found.hexdigest(), announced=digest.value.hex())
+                    yield chunk
 
     def chunks(self) -> Iterator[bytes]:
         """The weights. Call `check` before: here every shard is taken to have the bytes that it must have."""

@@ -28,7 +28,7 @@ from gateway.dialects.task_uploads import parse_task
 from gateway.dialects.upload_shapes import uploading_dialect
 from gateway.task_sources.fetched_models import fetch_model
 from gateway.task_sources.fetching import Fetcher
-from gateway.task_sources.given_digest import given_digest
+from gateway.task_sources.given_digest import GivenDigest, given_digest
 from gateway.task_sources.model_files import MAX_MODEL_FILE_BYTES, MODEL_FILE, ModelFiles
 from gateway.task_sources.multipart_upload import Part, boundary_of, receive_parts
 from gateway.task_sources.written_files import not_written
@@ -41,6 +41,8 @@ _CONVERTED: Final = (".h5", ".hdf5", ".keras", ".safetensors", ".zip")
 """The task service converts files that end so."""
 _NOT_CONVERTED: Final = (".onnx", ".pt", ".pth", ".pb", ".pkl")
 _FILE_CHUNK_BYTES: Final = 1 << 18
+_LISTED_PARTS: Final = 20
+"""Parts that are too many are named up to here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Offer:
     """The weights, from the beginning at every call; the bytes of the file where there is one to convert."""
     model_file: str = ""
     """What the file to convert is called."""
+    weights_digest: GivenDigest | None = None
+    """What the weights in that file must hash to; those of other models have been checked here."""
 
 
 class Offers:
@@ -112,7 +116,7 @@ class Offers:
             del body
             if model is not None or model_url(described) is None:
                 model = model or InvalidModel(problem="it is missing")
-                return await asyncio.to_thread(_offer, described, model, dialect, pin=pin)
+                return await asyncio.to_thread(_offer_of_pushed, described, model, dialect, pin=pin)
         return await self.from_document(described, directory, dialect=dialect)
 
     async def _from_parts(self, parts: list[Part], dialect: str, directory: Path) -> Offer:
@@ -131,9 +135,11 @@ class Offers:
             problem = "it is there twice" if described else "it is missing"
             return _offer(document, InvalidModel(problem=problem), dialect)
         (model,) = described
+        shards = [part for part in parts if part is not model]
         try:
             name = model.file_name.lower()
             if name.endswith(_CONVERTED):
+                _refuse_unlisted(document, shards, dialect)
                 return _offer_of_foreign_file(document, model, dialect)
             if name.endswith(_NOT_CONVERTED):
                 problem = (
@@ -141,10 +147,13 @@ class Offers:
                 )
                 raise InvalidModel(problem=problem)
             if not _is_json(model.path):
-                return _offer(document, parse_model_body(model.path.read_bytes()), dialect)
+                _refuse_unlisted(document, shards, dialect)
+                return _offer_of_pushed(document, parse_model_body(model.path.read_bytes()), dialect)
             files = ModelFiles(directory, file=model.path.name, limit_bytes=self._limit)
-            shards = [part for part in parts if part is not model]
-            files.check(given_digest(document), places=_places(files.shards, shards))
+            places = _places(files.shards, shards)
+            used = set(places.values())
+            _refuse_unlisted(document, [part for part in shards if part.path not in used], dialect)
+            files.check(given_digest(document), places=places)
         except InvalidModel as refusal:
             return _offer(document, refusal, dialect)
         return _offer_of_files(document, files, dialect)
@@ -203,15 +212,43 @@ def _places(shards: list[str], parts: list[Part]) -> dict[str, Path]:
     return places
 
 
+def _refuse_unlisted(document: object, parts: list[Part], dialect: str) -> None:
+    """Whoever sends a shard means it to be used. Raises InvalidTask, with the names of these parts as paths."""
+    if not parts:
+        return
+    problems = tuple(
+        (part.field[:64], f"{(part.file_name or part.field)[-64:]!r} is no shard that the model lists, or came twice")
+        for part in parts[:_LISTED_PARTS]
+    )
+    try:
+        described_alone(document, dialect)
+    except InvalidTask as refusal:
+        problems = (*refusal.problems, *problems)
+    except InvalidId as refusal:
+        problems = (("id", str(refusal)), *problems)
+    raise InvalidTask(problems=problems)
+
+
+def _offer_of_pushed(document: object, model: PushedModel | InvalidModel, dialect: str, *, pin: str = "") -> Offer:
+    """Of a model in bytes as a client encodes it. Raises DigestMismatch, too."""
+    offer = _offer(document, model, dialect, pin=pin)
+    digest = given_digest(document)
+    if digest is not None:
+        digest.check(offer.chunks())
+    return offer
+
+
 def _offer_of_foreign_file(document: object, part: Part, dialect: str) -> Offer:
     task = described_alone(document, dialect)
+    digest = given_digest(document)
 
     def chunks() -> Iterator[bytes]:
         with part.path.open("rb") as file:
             while chunk := file.read(_FILE_CHUNK_BYTES):
                 yield chunk
 
-    return Offer(task, Model(), part.path.stat().st_size, chunks, model_file=part.file_name[-64:])
+    size, name = part.path.stat().st_size, part.file_name[-64:]
+    return Offer(task, Model(), size, chunks, model_file=name, weights_digest=digest)
 
 
 def _offer_of_files(document: object, files: ModelFiles, dialect: str) -> Offer:

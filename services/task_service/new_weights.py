@@ -22,13 +22,14 @@ import numpy as np
 import structlog
 
 from blobstore.store import BlobStore, Buffer, StagedBlob
-from learning.refusals import InvalidWeights, StoreUnavailable, WeightsNotFinite
+from learning.refusals import DigestMismatch, InvalidTask, InvalidWeights, StoreUnavailable, WeightsNotFinite
 from learning.task import Task
 from rpc.chunks import chunks_of
 from services.task_service.new_model import BYTES_PER_WEIGHT, NewModel, initial_weights
 
 BLOCK_BYTES = 1 << 20
 INLINE_BYTES = 256 << 10
+_DIGESTS = {"sha256": 32, "sha384": 48, "sha512": 64}
 
 _log = structlog.stdlib.get_logger("task_service")
 
@@ -49,6 +50,32 @@ def held_weights(weights: Buffer) -> OfferedWeights:
             yield chunk
 
     return OfferedWeights(len(weights), chunks())
+
+
+def announced_weights(offered: OfferedWeights | None, *, algorithm: str, digest: bytes) -> OfferedWeights:
+    """The same weights, which raise DigestMismatch at their end where they are not those that were announced.
+
+    Raises InvalidTask where the digest is none; and DigestMismatch where there are no weights to have it.
+    """
+    if algorithm not in _DIGESTS:
+        raise InvalidTask(field="weights_digest.algorithm", problem=f"is none of {', '.join(_DIGESTS)}")
+    if len(digest) != _DIGESTS[algorithm]:
+        raise InvalidTask(
+            field="weights_digest.value", problem=f"has not the {_DIGESTS[algorithm]} bytes of {algorithm}"
+        )
+    found = hashlib.new(algorithm)
+    if offered is None:
+        raise DigestMismatch(received=found.hexdigest(), announced=digest.hex())
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        async with aclosing(offered.chunks) as came:
+            async for chunk in came:
+                found.update(chunk)
+                yield chunk
+        if found.digest() != digest:
+            raise DigestMismatch(received=found.hexdigest(), announced=digest.hex())
+
+    return OfferedWeights(offered.size, chunks())
 
 
 def made_weights(task: Task, new: NewModel) -> OfferedWeights:

@@ -19,7 +19,7 @@ from rpc.task_messages import task_from_proto, task_to_proto
 from services.task_service.catalog import Catalog
 from services.task_service.foreign_files import converted_file
 from services.task_service.leftovers import Leftovers
-from services.task_service.new_weights import OfferedWeights
+from services.task_service.new_weights import OfferedWeights, announced_weights
 from services.task_service.task_changes import TaskChanges
 from services.task_service.task_news import TaskNews, TaskNewsItem
 from services.task_service.topology.document import MAX_DIMENSION, MAX_JSON_BYTES
@@ -92,6 +92,9 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         if header.weights_size > self._max_bytes:
             raise TooLarge(limit_bytes=self._max_bytes)
         async with self._creations, self._offered(header, messages) as (offered, weights):
+            if header.HasField("weights_digest"):
+                announced = header.weights_digest
+                weights = announced_weights(weights, algorithm=announced.algorithm, digest=announced.value)
             record = await self._catalog.create(task, offered, weights, request_id=header.request_id, now=self._clock())
         self._news.announce(record.task.task_id)
         return task_service_pb2.CreateTaskResponse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import json
@@ -13,7 +14,7 @@ import pytest
 
 from gateway.task_sources.fork_request import ForkWish, read_fork
 from learning.refusals import InvalidTask
-from tests.gateway.recorders import Services
+from tests.gateway.recorders import Services, weights_of
 from tests.gateway.task_sources.file_server import FileServer
 from tests.gateway.task_sources.files import SPECS, TASK, WEIGHTS, document
 from tests.gateway.test_http_tasks import artifacts
@@ -96,6 +97,58 @@ async def test_digest_of_the_task_is_checked_over_the_shards(http: httpx.AsyncCl
     answer = await http.post("/tasks", files=parts(document(), *files, task=bad))
     assert (answer.status_code, answer.json()["reason"]) == (400, "DIGEST_MISMATCH")
     assert len(services.tasks.created) == 1
+
+
+async def test_digest_of_the_task_is_checked_over_the_weights_that_a_client_encodes(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    packed = artifacts(2.0)
+    for task_id, digest in (("right", hashlib.sha512(weights_of(2.0))), ("wrong", hashlib.sha512(packed))):
+        value = base64.b64encode(digest.digest()).decode()
+        task = {**TASK, "id": task_id, "digest": {"algorithm": "RSA-SHA512", "value": value}}
+        answers = [
+            await http.post("/tasks", json={"task": task, "model": list(packed)}),
+            await http.post("/tasks", files=[*parts(None, task={**task, "id": "f"}), ("model", ("model", packed))]),
+        ]
+        if task_id == "right":
+            assert [answer.status_code for answer in answers] == [200, 200]
+            continue
+        for answer in answers:
+            assert (answer.status_code, answer.json()["reason"]) == (400, "DIGEST_MISMATCH")
+            assert [error["path"] for error in answer.json()["errors"]] == ["digest"]
+    assert [header.task.task_id for header, _ in services.tasks.created] == ["right", "f"]
+
+
+async def test_digest_of_the_task_goes_with_a_file_that_the_task_service_converts(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    value = hashlib.sha384(b"weights").digest()
+    task = {**TASK, "digest": {"algorithm": "sha384", "value": value.hex()}}
+    files = [*parts(None, task=task), ("model", ("m.keras", b"PK"))]
+    assert (await http.post("/tasks", files=files)).status_code == 200
+    files = [*parts(None, task={**TASK, "id": "without"}), ("model", ("m.keras", b"PK"))]
+    assert (await http.post("/tasks", files=files)).status_code == 200
+    (announced, _), (without, _) = services.tasks.created
+    assert (announced.weights_digest.algorithm, announced.weights_digest.value) == ("sha384", value)
+    assert not without.HasField("weights_digest")
+
+
+@pytest.mark.parametrize("model", ["listed", "no manifest", "keras", "encoded"])
+async def test_shard_that_is_not_listed_is_refused_by_the_name_of_its_part(
+    http: httpx.AsyncClient, services: Services, model: str
+) -> None:
+    files = {
+        "listed": parts(document(), ("group1-shard1of1.bin", WEIGHTS)),
+        "no manifest": parts(document([])),
+        "keras": [*parts(None), ("model", ("m.keras", b"PK"))],
+        "encoded": [*parts(None), ("model", ("model", artifacts(2.0)))],
+    }[model]
+    extra = ("more", ("group1-shard2of2.bin", b"\0" * 8))
+    found = await errors(http, [*files, extra])
+    assert found == {"more": "'group1-shard2of2.bin' is no shard that the model lists, or came twice"}
+    broken = ("task", (None, json.dumps({**TASK, "trainingInformation": {}}).encode()))
+    assert {"more", "trainingInformation.epochs"} <= (await errors(http, [broken, *files[1:], extra])).keys()
+    assert services.tasks.created == []
 
 
 async def test_everything_that_is_wrong_is_listed_with_its_path(http: httpx.AsyncClient, services: Services) -> None:

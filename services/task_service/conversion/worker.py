@@ -1,7 +1,7 @@
 """The process: reads its order from its folder, keeps to its limits, and leaves an answer.
 
 Everything that it can foresee it answers as a refusal. What it cannot foresee ends it, and
-whoever started it says that the file is damaged.
+whoever started it says that the file is damaged; where a signal ended it, only after another attempt.
 """
 
 from __future__ import annotations

@@ -191,6 +191,29 @@ def test_the_superset_counts_rounds_in_epochs_and_names_preprocessing_in_words()
     assert "aggregator" not in training
 
 
+@pytest.mark.parametrize(
+    ("given", "pinned", "expected"),
+    [
+        (("normalize", "my_own"), "", {"g21": ["normalize", "my_own"], "later": [1], "superset": ["normalize"]}),
+        (("normalize", "my_own"), "g21", {"later": [1], "superset": ["normalize", "my_own"]}),
+        (("resize", "2"), "", {"g21": ["resize"], "later": [0, 2], "superset": ["resize", "2"]}),
+        (("resize", "2"), "g21", {"g21": ["resize"], "later": [0, 2], "superset": ["resize"]}),
+        (("my_own", "7", "resize", "normalize"), "g30", {"g21": ["my_own", "resize", "normalize"], "later": [7, 0, 1]}),
+    ],
+)
+def test_unknown_preprocessing_goes_to_the_generations_that_have_a_word_for_it(
+    given: tuple[str, ...], pinned: str, expected: dict[str, list[object]]
+) -> None:
+    task = replace(IMAGE, training=replace(IMAGE.training, preprocessing=given), pinned_dialect=pinned)
+    for dialect in (*VALIDATORS, "superset"):
+        document: Any = RENDERINGS[dialect].render_task(task)
+        wanted = expected.get(dialect if dialect in ("g21", "superset") else "later")
+        if wanted is not None:
+            assert document["trainingInformation"]["preprocessingFunctions"] == wanted
+        for validator in VALIDATORS if dialect == "superset" else [dialect]:
+            assert VALIDATORS[validator](document)
+
+
 def test_the_renderings_differ_where_the_validators_conflict() -> None:
     accepted = {
         dialect: {name for name, valid in VALIDATORS.items() if valid(RENDERINGS[dialect].render_task(IMAGE))}

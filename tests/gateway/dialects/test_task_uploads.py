@@ -199,6 +199,19 @@ def test_numbers_for_preprocessing_stand_for_what_the_kind_of_data_says() -> Non
     assert parsed(**image).training.preprocessing == ("resize",)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([0, 2], ("sanitize", "2")),
+        ([7.0, 999_999_999], ("7", "999999999")),
+        (["0", "2", "02", "mine"], ("sanitize", "2", "02", "mine")),
+        ("1,mine", ("normalize", "mine")),
+    ],
+)
+def test_numbers_for_preprocessing_that_nobody_here_knows_are_kept(given: object, kept: tuple[str, ...]) -> None:
+    assert parsed(preprocessingFunctions=given).training.preprocessing == kept
+
+
 def test_a_relative_address_of_an_image_is_left_out() -> None:
     document = {**SEED, "displayInformation": {"taskTitle": "T", "dataExampleImage": "./ship.png"}}
     assert parse_task(document).display.data_example_image == ""
@@ -219,7 +232,10 @@ def test_a_relative_address_of_an_image_is_left_out() -> None:
         (changed(SEED, dataType="image"), "trainingInformation.IMAGE_H"),
         (changed(SEED, inputColumns=[]), "trainingInformation.inputColumns"),
         (changed(SEED, inputColumns=["a", {}]), "trainingInformation.inputColumns[1]"),
-        (changed(SEED, preprocessingFunctions=[0, 2]), "trainingInformation.preprocessingFunctions[1]"),
+        (changed(SEED, preprocessingFunctions=[0, -1]), "trainingInformation.preprocessingFunctions[1]"),
+        (changed(SEED, preprocessingFunctions=[1.5]), "trainingInformation.preprocessingFunctions[0]"),
+        (changed(SEED, preprocessingFunctions=[1_000_000_000]), "trainingInformation.preprocessingFunctions[0]"),
+        (changed(SEED, preprocessingFunctions=[[0]]), "trainingInformation.preprocessingFunctions[0]"),
         (changed(SEED, preprocessingFunctions=[True]), "trainingInformation.preprocessingFunctions[0]"),
         (changed(SEED, tensorBackend="torch"), "trainingInformation.tensorBackend"),
         (changed(SEED, privacy={"clippingRadius": -1}), "trainingInformation.clippingRadius"),

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import zipfile
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from blobstore.records import LedgerEntry
 from learning.ids import TaskId
 from learning.limits import MAX_TENSORS
 from learning.refusals import (
+    DigestMismatch,
     InvalidId,
     InvalidModel,
     InvalidPolicy,
@@ -330,6 +331,46 @@ async def test_file_of_keras_becomes_the_model_of_a_task(stub: Stub, store: Dire
     record, kept = await Catalog(store, max_bytes=LIMIT).task(TaskId(answer.task.task_id))
     assert kept.size > 10
     assert record.initial_digest == answer.weights_sha256.hex() == again.weights_sha256.hex()
+
+
+async def test_weights_of_a_file_are_those_that_were_announced(stub: Stub, store: DirectoryBlobStore) -> None:
+    with zipfile.ZipFile(Path(__file__).parent / "conversion" / "saved_models.zip") as archive:
+        data = archive.read("tf_keras/dense.h5")
+
+    def attempt(*digest: tuple[str, bytes]) -> list[Request]:
+        header = _file_header(size=len(data))
+        for algorithm, value in digest:
+            header.header.weights_digest.algorithm, header.header.weights_digest.value = algorithm, value
+        return [header, Request(weights_chunk=data)]
+
+    with pytest.raises(DigestMismatch) as refused:
+        await _create(stub, attempt(("sha256", hashlib.sha256(data).digest())))
+    assert await records.list_tasks(store) == []
+    right = bytes.fromhex(refused.value.variables["received"])
+    created = await _create(stub, attempt(("sha256", right)))
+    assert created.weights_sha256 == right
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+async def test_weights_that_are_sent_are_those_that_were_announced(stub: Stub, algorithm: str) -> None:
+    for sent, error in ((b"\0" * len(WEIGHTS), DigestMismatch), (b"", DigestMismatch), (WEIGHTS, None)):
+        header, *chunks = _stream(sent)
+        header.header.weights_digest.algorithm = algorithm
+        header.header.weights_digest.value = hashlib.new(algorithm, WEIGHTS).digest()
+        with pytest.raises(error) if error else nullcontext():
+            await _create(stub, [header, *chunks])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "value", "field"),
+    [("md5", b"0" * 16, "algorithm"), ("", b"", "algorithm"), ("sha256", b"0" * 64, "value")],
+)
+async def test_digest_that_is_none_is_refused(stub: Stub, algorithm: str, value: bytes, field: str) -> None:
+    header, *chunks = _stream()
+    header.header.weights_digest.algorithm, header.header.weights_digest.value = algorithm, value
+    with pytest.raises(InvalidTask) as refused:
+        await _create(stub, [header, *chunks])
+    assert refused.value.variables["field"] == f"weights_digest.{field}"
 
 
 async def test_model_that_is_only_named_by_a_url_is_not_fetched_and_the_refusal_says_what_to_do(stub: Stub) -> None:

@@ -593,7 +593,8 @@ class TrainingInformation(_message.Message):
     @_builtins.property
     def preprocessing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Preprocessing steps in order: "resize", "normalize", "sanitize",
-        "tokenize", "left_padding", or a name that only some clients know.
+        "tokenize", "left_padding", or a name that only some clients know; a number ("2") stands for a function
+        that later clients number so and that has no name here.
         """
 
     @_builtins.property

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from disco.task.v1 import task_pb2 as disco_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n disco/task/v1/task_service.proto\x12\rdisco.task.v1\x1a\x18\x64isco/task/v1/task.proto\"9\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x11ListTasksResponse\x12\"\n\x05tasks\x18\x01 \x03(\x0b\x32\x13.disco.task.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11WatchTasksRequest\"\xcd\x01\n\x12WatchTasksResponse\x12&\n\x07present\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.TaskH\x00\x12\x1b\n\x11snapshot_complete\x18\x02 \x01(\x08H\x00\x12&\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x13.disco.task.v1.TaskH\x00\x12&\n\x07updated\x18\x04 \x01(\x0b\x32\x13.disco.task.v1.TaskH\x00\x12\x19\n\x0f\x64\x65leted_task_id\x18\x05 \x01(\tH\x00\x42\x07\n\x05\x65vent\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"Y\n\x0fGetTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.disco.task.v1.Model\"\x80\x02\n\x11\x43reateTaskRequest\x12\x39\n\x06header\x18\x01 \x01(\x0b\x32\'.disco.task.v1.CreateTaskRequest.HeaderH\x00\x12\x17\n\rweights_chunk\x18\x02 \x01(\x0cH\x00\x1a\x8e\x01\n\x06Header\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.disco.task.v1.Model\x12\x14\n\x0cweights_size\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x12\n\nmodel_file\x18\x05 \x01(\tB\x06\n\x04part\"O\n\x12\x43reateTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12\x16\n\x0eweights_sha256\x18\x02 \x01(\x0c\"\x8d\x01\n\x0f\x46orkTaskRequest\x12\x16\n\x0esource_task_id\x18\x01 \x01(\t\x12\x1b\n\x0esource_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x11\n\x0f_source_version\"e\n\x10\x46orkTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12\x16\n\x0esource_version\x18\x02 \x01(\x04\x12\x16\n\x0eweights_sha256\x18\x03 \x01(\x0c\"J\n\x11UpdateTaskRequest\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"7\n\x12UpdateTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\"J\n\x11\x44\x65leteTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteTaskResponse\"I\n\x14\x44ownloadModelRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"\xe5\x01\n\x15\x44ownloadModelResponse\x12=\n\x06header\x18\x01 \x01(\x0b\x32+.disco.task.v1.DownloadModelResponse.HeaderH\x00\x12\x17\n\rweights_chunk\x18\x02 \x01(\x0cH\x00\x1al\n\x06Header\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.disco.task.v1.Model\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x14\n\x0cweights_size\x18\x03 \x01(\x04\x12\x16\n\x0eweights_sha256\x18\x04 \x01(\x0c\x42\x06\n\x04part2\xa2\x05\n\x0bTaskService\x12N\n\tListTasks\x12\x1f.disco.task.v1.ListTasksRequest\x1a .disco.task.v1.ListTasksResponse\x12S\n\nWatchTasks\x12 .disco.task.v1.WatchTasksRequest\x1a!.disco.task.v1.WatchTasksResponse0\x01\x12H\n\x07GetTask\x12\x1d.disco.task.v1.GetTaskRequest\x1a\x1e.disco.task.v1.GetTaskResponse\x12S\n\nCreateTask\x12 .disco.task.v1.CreateTaskRequest\x1a!.disco.task.v1.CreateTaskResponse(\x01\x12\\\n\rDownloadModel\x12#.disco.task.v1.DownloadModelRequest\x1a$.disco.task.v1.DownloadModelResponse0\x01\x12K\n\x08\x46orkTask\x12\x1e.disco.task.v1.ForkTaskRequest\x1a\x1f.disco.task.v1.ForkTaskResponse\x12Q\n\nUpdateTask\x12 .disco.task.v1.UpdateTaskRequest\x1a!.disco.task.v1.UpdateTaskResponse\x12Q\n\nDeleteTask\x12 .disco.task.v1.DeleteTaskRequest\x1a!.disco.task.v1.DeleteTaskResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n disco/task/v1/task_service.proto\x12\rdisco.task.v1\x1a\x18\x64isco/task/v1/task.proto\"9\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x11ListTasksResponse\x12\"\n\x05tasks\x18\x01 \x03(\x0b\x32\x13.disco.task.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11WatchTasksRequest\"\xcd\x01\n\x12WatchTasksResponse\x12&\n\x07present\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.TaskH\x00\x12\x1b\n\x11snapshot_complete\x18\x02 \x01(\x08H\x00\x12&\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x13.disco.task.v1.TaskH\x00\x12&\n\x07updated\x18\x04 \x01(\x0b\x32\x13.disco.task.v1.TaskH\x00\x12\x19\n\x0f\x64\x65leted_task_id\x18\x05 \x01(\tH\x00\x42\x07\n\x05\x65vent\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"Y\n\x0fGetTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.disco.task.v1.Model\"1\n\rWeightsDigest\x12\x11\n\talgorithm\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xb6\x02\n\x11\x43reateTaskRequest\x12\x39\n\x06header\x18\x01 \x01(\x0b\x32\'.disco.task.v1.CreateTaskRequest.HeaderH\x00\x12\x17\n\rweights_chunk\x18\x02 \x01(\x0cH\x00\x1a\xc4\x01\n\x06Header\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.disco.task.v1.Model\x12\x14\n\x0cweights_size\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x12\n\nmodel_file\x18\x05 \x01(\t\x12\x34\n\x0eweights_digest\x18\x06 \x01(\x0b\x32\x1c.disco.task.v1.WeightsDigestB\x06\n\x04part\"O\n\x12\x43reateTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12\x16\n\x0eweights_sha256\x18\x02 \x01(\x0c\"\x8d\x01\n\x0f\x46orkTaskRequest\x12\x16\n\x0esource_task_id\x18\x01 \x01(\t\x12\x1b\n\x0esource_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x11\n\x0f_source_version\"e\n\x10\x46orkTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12\x16\n\x0esource_version\x18\x02 \x01(\x04\x12\x16\n\x0eweights_sha256\x18\x03 \x01(\x0c\"J\n\x11UpdateTaskRequest\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"7\n\x12UpdateTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.disco.task.v1.Task\"J\n\x11\x44\x65leteTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteTaskResponse\"I\n\x14\x44ownloadModelRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"\xe5\x01\n\x15\x44ownloadModelResponse\x12=\n\x06header\x18\x01 \x01(\x0b\x32+.disco.task.v1.DownloadModelResponse.HeaderH\x00\x12\x17\n\rweights_chunk\x18\x02 \x01(\x0cH\x00\x1al\n\x06Header\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.disco.task.v1.Model\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x14\n\x0cweights_size\x18\x03 \x01(\x04\x12\x16\n\x0eweights_sha256\x18\x04 \x01(\x0c\x42\x06\n\x04part2\xa2\x05\n\x0bTaskService\x12N\n\tListTasks\x12\x1f.disco.task.v1.ListTasksRequest\x1a .disco.task.v1.ListTasksResponse\x12S\n\nWatchTasks\x12 .disco.task.v1.WatchTasksRequest\x1a!.disco.task.v1.WatchTasksResponse0\x01\x12H\n\x07GetTask\x12\x1d.disco.task.v1.GetTaskRequest\x1a\x1e.disco.task.v1.GetTaskResponse\x12S\n\nCreateTask\x12 .disco.task.v1.CreateTaskRequest\x1a!.disco.task.v1.CreateTaskResponse(\x01\x12\\\n\rDownloadModel\x12#.disco.task.v1.DownloadModelRequest\x1a$.disco.task.v1.DownloadModelResponse0\x01\x12K\n\x08\x46orkTask\x12\x1e.disco.task.v1.ForkTaskRequest\x1a\x1f.disco.task.v1.ForkTaskResponse\x12Q\n\nUpdateTask\x12 .disco.task.v1.UpdateTaskRequest\x1a!.disco.task.v1.UpdateTaskResponse\x12Q\n\nDeleteTask\x12 .disco.task.v1.DeleteTaskRequest\x1a!.disco.task.v1.DeleteTaskResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,30 +44,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTASKREQUEST']._serialized_end=480
   _globals['_GETTASKRESPONSE']._serialized_start=482
   _globals['_GETTASKRESPONSE']._serialized_end=571
-  _globals['_CREATETASKREQUEST']._serialized_start=574
-  _globals['_CREATETASKREQUEST']._serialized_end=830
-  _globals['_CREATETASKREQUEST_HEADER']._serialized_start=680
-  _globals['_CREATETASKREQUEST_HEADER']._serialized_end=822
-  _globals['_CREATETASKRESPONSE']._serialized_start=832
-  _globals['_CREATETASKRESPONSE']._serialized_end=911
-  _globals['_FORKTASKREQUEST']._serialized_start=914
-  _globals['_FORKTASKREQUEST']._serialized_end=1055
-  _globals['_FORKTASKRESPONSE']._serialized_start=1057
-  _globals['_FORKTASKRESPONSE']._serialized_end=1158
-  _globals['_UPDATETASKREQUEST']._serialized_start=1160
-  _globals['_UPDATETASKREQUEST']._serialized_end=1234
-  _globals['_UPDATETASKRESPONSE']._serialized_start=1236
-  _globals['_UPDATETASKRESPONSE']._serialized_end=1291
-  _globals['_DELETETASKREQUEST']._serialized_start=1293
-  _globals['_DELETETASKREQUEST']._serialized_end=1367
-  _globals['_DELETETASKRESPONSE']._serialized_start=1369
-  _globals['_DELETETASKRESPONSE']._serialized_end=1389
-  _globals['_DOWNLOADMODELREQUEST']._serialized_start=1391
-  _globals['_DOWNLOADMODELREQUEST']._serialized_end=1464
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=1467
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=1696
-  _globals['_DOWNLOADMODELRESPONSE_HEADER']._serialized_start=1580
-  _globals['_DOWNLOADMODELRESPONSE_HEADER']._serialized_end=1688
-  _globals['_TASKSERVICE']._serialized_start=1699
-  _globals['_TASKSERVICE']._serialized_end=2373
+  _globals['_WEIGHTSDIGEST']._serialized_start=573
+  _globals['_WEIGHTSDIGEST']._serialized_end=622
+  _globals['_CREATETASKREQUEST']._serialized_start=625
+  _globals['_CREATETASKREQUEST']._serialized_end=935
+  _globals['_CREATETASKREQUEST_HEADER']._serialized_start=731
+  _globals['_CREATETASKREQUEST_HEADER']._serialized_end=927
+  _globals['_CREATETASKRESPONSE']._serialized_start=937
+  _globals['_CREATETASKRESPONSE']._serialized_end=1016
+  _globals['_FORKTASKREQUEST']._serialized_start=1019
+  _globals['_FORKTASKREQUEST']._serialized_end=1160
+  _globals['_FORKTASKRESPONSE']._serialized_start=1162
+  _globals['_FORKTASKRESPONSE']._serialized_end=1263
+  _globals['_UPDATETASKREQUEST']._serialized_start=1265
+  _globals['_UPDATETASKREQUEST']._serialized_end=1339
+  _globals['_UPDATETASKRESPONSE']._serialized_start=1341
+  _globals['_UPDATETASKRESPONSE']._serialized_end=1396
+  _globals['_DELETETASKREQUEST']._serialized_start=1398
+  _globals['_DELETETASKREQUEST']._serialized_end=1472
+  _globals['_DELETETASKRESPONSE']._serialized_start=1474
+  _globals['_DELETETASKRESPONSE']._serialized_end=1494
+  _globals['_DOWNLOADMODELREQUEST']._serialized_start=1496
+  _globals['_DOWNLOADMODELREQUEST']._serialized_end=1569
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=1572
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=1801
+  _globals['_DOWNLOADMODELRESPONSE_HEADER']._serialized_start=1685
+  _globals['_DOWNLOADMODELRESPONSE_HEADER']._serialized_end=1793
+  _globals['_TASKSERVICE']._serialized_start=1804
+  _globals['_TASKSERVICE']._serialized_end=2478
 # @@protoc_insertion_point(module_scope)

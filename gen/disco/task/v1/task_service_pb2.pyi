@@ -189,6 +189,32 @@ class GetTaskResponse(_message.Message):
 Global___GetTaskResponse: _TypeAlias = GetTaskResponse  # noqa: Y015
 
 @_typing.final
+class WeightsDigest(_message.Message):
+    """A digest that was announced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    algorithm: _builtins.str
+    """"sha256", "sha384" or "sha512"."""
+    value: _builtins.bytes
+    """Its 32, 48 or 64 bytes."""
+    def __init__(
+        self,
+        *,
+        algorithm: _builtins.str = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightsDigest: _TypeAlias = WeightsDigest  # noqa: Y015
+
+@_typing.final
 class CreateTaskRequest(_message.Message):
     """One message of the stream that creates a task."""
 
@@ -205,6 +231,7 @@ class CreateTaskRequest(_message.Message):
         WEIGHTS_SIZE_FIELD_NUMBER: _builtins.int
         REQUEST_ID_FIELD_NUMBER: _builtins.int
         MODEL_FILE_FIELD_NUMBER: _builtins.int
+        WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
         weights_size: _builtins.int
         """Bytes of weights that follow: 4 × the number of weights, or 0; with a `model_file`, its size."""
         request_id: _builtins.str
@@ -224,6 +251,12 @@ class CreateTaskRequest(_message.Message):
         def model(self) -> _task_pb2.Model:
             """Its model; ignored where there is a `model_file`."""
 
+        @_builtins.property
+        def weights_digest(self) -> Global___WeightsDigest:
+            """What the weights must hash to: those that follow, as they are sent, or those in the `model_file`, as they are
+            kept. A model without weights matches nothing. Absent: not checked.
+            """
+
         def __init__(
             self,
             *,
@@ -232,10 +265,11 @@ class CreateTaskRequest(_message.Message):
             weights_size: _builtins.int = ...,
             request_id: _builtins.str = ...,
             model_file: _builtins.str = ...,
+            weights_digest: Global___WeightsDigest | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "task", b"task"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "task", b"task", "weights_digest", b"weights_digest"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_file", b"model_file", "request_id", b"request_id", "task", b"task", "weights_size", b"weights_size"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_file", b"model_file", "request_id", b"request_id", "task", b"task", "weights_digest", b"weights_digest", "weights_size", b"weights_size"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

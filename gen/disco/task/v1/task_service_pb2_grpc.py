@@ -118,7 +118,7 @@ class TaskServiceServicer:
         Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, MODEL_NOT_SENT, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
         never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
-        STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
+        STREAM_STALLED, DIGEST_MISMATCH, STORAGE_FULL, STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,7 @@ class TaskServiceStub:
     Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, MODEL_NOT_SENT, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
     never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
-    STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
+    STREAM_STALLED, DIGEST_MISMATCH, STORAGE_FULL, STORE_UNAVAILABLE.
     """
     DownloadModel: _grpc.UnaryStreamMultiCallable[_task_service_pb2.DownloadModelRequest, _task_service_pb2.DownloadModelResponse]
     """Streams the model of a task: first `header`, then the weights in chunks
@@ -125,7 +125,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, MODEL_NOT_SENT, INVALID_WEIGHTS,
     WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
     never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
-    STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
+    STREAM_STALLED, DIGEST_MISMATCH, STORAGE_FULL, STORE_UNAVAILABLE.
     """
     DownloadModel: _aio.UnaryStreamMultiCallable[_task_service_pb2.DownloadModelRequest, _task_service_pb2.DownloadModelResponse]  # type: ignore[assignment]
     """Streams the model of a task: first `header`, then the weights in chunks
@@ -213,7 +213,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         Fails with INVALID_ID, INVALID_TASK, INVALID_POLICY, INVALID_MODEL, MODEL_NOT_SENT, INVALID_WEIGHTS,
         WEIGHTS_NOT_FINITE, TASK_ALREADY_EXISTS, TASK_DELETED (the id of a deleted task is
         never used again), QUOTA_EXCEEDED, TOO_LARGE, MALFORMED_MESSAGE,
-        STREAM_STALLED, STORAGE_FULL, STORE_UNAVAILABLE.
+        STREAM_STALLED, DIGEST_MISMATCH, STORAGE_FULL, STORE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

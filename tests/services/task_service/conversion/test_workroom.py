@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from learning.refusals import InvalidModel
@@ -119,11 +120,62 @@ open("answer.json", "wb").write(msgspec.json.encode(answer))
         await work(program, monkeypatch, ConversionLimits(file_bytes=3_000_000))
 
 
-async def test_a_reader_that_crashes_is_a_refusal(rooms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidModel, match="its reader gave up on it"):
-        await work("\nos.abort()", monkeypatch, ConversionLimits())
+async def test_a_reader_that_gives_up_is_a_refusal(rooms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidModel, match="its reader gave up on it"):
         await work("\nraise SystemError('a bug')", monkeypatch, ConversionLimits())
+
+
+def crashing(attempts: Path, times: int) -> str:
+    """A process that is ended by SIGSEGV in its first attempts, each of which leaves a byte."""
+    return f"""
+import signal
+with open({str(attempts)!r}, "ab") as file:
+    file.write(b"1")
+open(f"left-{os.getpid()}", "w").close()
+if os.stat({str(attempts)!r}).st_size <= {times}:
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+async def test_a_crash_is_not_blamed_on_the_file_before_it_comes_twice(
+    rooms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = rooms.parent / "attempts"
+    answer = await work(crashing(attempts, 1) + answering("os.listdir()"), monkeypatch, ConversionLimits())
+    assert attempts.read_bytes() == b"11"
+    assert len([name for name in msgspec.convert(answer["value"], list[str]) if name.startswith("left-")]) == 1
+    assert list(rooms.iterdir()) == []
+
+
+async def test_a_reader_that_crashes_again_is_a_refusal_that_says_so(
+    rooms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = rooms.parent / "attempts"
+    with pytest.raises(InvalidModel, match=r"crashed on it 2 times \(Segmentation fault\): either the file is"):
+        await work(crashing(attempts, 99), monkeypatch, ConversionLimits())
+    assert attempts.read_bytes() == b"11"
+    assert list(rooms.iterdir()) == []
+
+
+async def test_nothing_of_its_parent_runs_in_it_on_the_loop_of_the_services_either(saved: Path) -> None:
+    """Between fork and exec, what gRPC runs crashes beside its threads: ours, which always does, stands for it."""
+    program = (
+        "import asyncio, os, pathlib, signal, sys, uvloop\n"
+        "from services.task_service.conversion.converting import convert_model\n"
+        "os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGSEGV))\n"
+        "async def main():\n"
+        "    async with convert_model(pathlib.Path(sys.argv[1])) as converted: print(converted.digest)\n"
+        "with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner: runner.run(main())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, str(saved / "tf_keras" / "dense.h5")),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, wrong = await process.communicate()
+    assert process.returncode == 0, wrong.decode()
+    assert len(said.strip()) == 64
 
 
 async def test_a_missing_extra_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
