@@ -1,7 +1,7 @@
 """Starts the whole system on this machine, keeps it running, and stops it in order.
 
-Redis first, then the services, then the gateway; backwards when it stops. Knows the
-order and nothing of what the processes do.
+Redis first, then the services with the gateway beside them; when it stops, the gateway first, then the services,
+then Redis. Knows the order and nothing of what the processes do.
 """
 
 from __future__ import annotations
@@ -121,11 +121,15 @@ class Launcher:
                 self._screen.say(f"A loss of power had torn {path}: it was cut, and is kept as {path.name}.torn.")
             await self._supervisor.start(plan)
             environment["DISCO_REDIS_URL"] = redis.url
-        self._screen.say("Starting the services.")
-        await self._supervisor.start(*system.service_plans(environment))
+        services = system.service_plans(environment)
         if self._gateway is None:
-            await self._supervisor.start(system.gateway_plan(environment))
+            self._screen.say("Starting the services and the gateway.")
+            # Side by side, since most of a start is Python's own: the gateway says that it is not ready until it
+            # reaches every service, as it does when one of them goes away later.
+            await self._supervisor.start_together(services, [system.gateway_plan(environment)])
         else:
+            self._screen.say("Starting the services.")
+            await self._supervisor.start(*services)
             await stack.enter_async_context(self._gateway(system, environment))
         self._screen.tasks(system.address, await _tasks(system))
         self._screen.say(f"Ready at {system.address} with data in {directory}. Ctrl-C stops everything.")

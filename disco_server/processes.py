@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from disco_server.cannot_start import CannotStart
 from disco_server.screen import Screen
 
 START_S = 60.0
-POLL_S = 0.1
+POLL_S = 0.05
 TAIL_LINES = 20
 LONGEST_LINE = 64 * 1024
 LAST_WORDS_S = 1.0
@@ -70,12 +70,17 @@ class Supervisor:
 
     async def start(self, *plans: ProcessPlan) -> None:
         """Starts a group and returns when all of it is healthy. Raises CannotStart."""
-        group = [_Process(plan, screen=self._screen, backoff=self._backoff) for plan in plans]
-        self._groups.append(group)
+        await self.start_together(plans)
+
+    async def start_together(self, *groups: Sequence[ProcessPlan]) -> None:
+        """Starts groups side by side, which are stopped one after the other. Raises CannotStart."""
+        started = [[_Process(plan, screen=self._screen, backoff=self._backoff) for plan in plans] for plans in groups]
+        self._groups += started
         try:
             async with asyncio.TaskGroup() as starting:
-                for process in group:
-                    starting.create_task(process.start())
+                for group in started:
+                    for process in group:
+                        starting.create_task(process.start())
         except ExceptionGroup as several:
             # One reason is enough: the others are mostly its consequences.
             if reasons := several.subgroup(CannotStart):

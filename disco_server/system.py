@@ -1,6 +1,6 @@
 """Which processes make up the system, on which ports, and how each is told about the others.
 
-    redis ── task service, aggregators, signaling ── gateway      (started from left to right)
+    redis ── task service, aggregators, signaling ── gateway      (stopped from right to left)
 
 Every process is told by `DISCO_*` variables alone. Starts nothing.
 """

@@ -118,7 +118,7 @@ async def test_sigterm_before_it_is_ready_ends_everything(system: System, tmp_pa
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "disco        │ Starting the services.\n"
+    assert process.stdout.readline() == "disco        │ Starting the services and the gateway.\n"
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,25 @@ async def test_groups_are_stopped_newest_first(supervisor: Supervisor, screen: R
     assert order[3] == "store"
     assert screen.sentences()[0] == "Stopping front."
     assert screen.sentences()[-1] == "Stopping store."
+
+
+async def test_groups_that_are_started_together_wait_for_each_other_alone_when_they_stop(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    waits = "while not pathlib.Path(sys.argv[1]).with_name('front').exists():\n    time.sleep(0.01)"
+    service = plan(tmp_path / "service", f"import pathlib, sys, time\n{waits}{STAYS}")
+    async with asyncio.timeout(30):  # one after the other they would wait for ever: it is healthy after the front only
+        await supervisor.start_together([service], [plan(tmp_path / "front")])
+    await supervisor.stop()
+    assert (tmp_path / "order").read_text().split() == ["front", "service"]
+
+
+async def test_group_that_does_not_start_ends_the_start_of_those_beside_it(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    never = replace(plan(tmp_path / "front"), is_healthy=plan(tmp_path / "nowhere").is_healthy)
+    with pytest.raises(CannotStart, match="service did not start: it ended with exit code 3"):
+        await supervisor.start_together([plan(tmp_path / "service", "import sys; sys.exit(3)")], [never])
 
 
 async def test_killed_process_is_started_again_and_said_so(

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from disco.task.v1 import task_pb2, task_service_pb2
 
-from blobstore import creations, records
+from blobstore import creations, names, records
 from blobstore.directory import DirectoryBlobStore
 from blobstore.records import TaskRecord
 from blobstore.store import BlobStore
@@ -37,8 +37,13 @@ async def store(tmp_path: Path) -> AsyncIterator[DirectoryBlobStore]:
         yield store
 
 
+async def at_once(_: float) -> None:
+    """The pause of those who do not wait for their turn, but for that of others that are ready to go on."""
+    await asyncio.sleep(0)
+
+
 def replicas_of(store: BlobStore, count: int, *, max_tasks: int = 0, max_bytes: int = 0) -> list[Catalog]:
-    quotas = [Quotas(store, max_tasks=max_tasks, max_bytes=max_bytes) for _ in range(count)]
+    quotas = [Quotas(store, max_tasks=max_tasks, max_bytes=max_bytes, pause=at_once) for _ in range(count)]
     return [Catalog(store, max_bytes=LIMIT, quotas=each) for each in quotas]
 
 
@@ -90,6 +95,67 @@ async def test_several_replicas_never_create_more_than_there_may_be(seed: int, l
         await create(catalogs[number % 3], f"later{number}")
     with pytest.raises(QuotaExceeded):
         await create(catalogs[0], "one_more")
+
+
+class Meeting(MemoryBlobStore):
+    """The first two that look at what is under way do so together, when both have said that they ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+        self._both = asyncio.Event()
+
+    async def list(self, prefix: str) -> list[str]:
+        if prefix == names.CREATIONS:
+            self.looks += 1
+            if self.looks == 2:
+                self._both.set()
+            await self._both.wait()
+        return await super().list(prefix)
+
+
+@pytest.mark.parametrize("limits", [{"max_tasks": 1}, {"max_bytes": len(WEIGHTS)}])
+async def test_of_two_replicas_that_ask_for_the_last_room_at_once_one_gets_it(limits: dict[str, int]) -> None:
+    # What should happen: each refuses for the other's sake; then one waits for a shorter time, and finds room.
+    # What should not happen: both are refused, and nobody has the room.
+    store, paused, done = Meeting(), asyncio.Event(), asyncio.Event()
+
+    async def long(_: float) -> None:
+        paused.set()
+        await done.wait()
+
+    async def short(_: float) -> None:
+        await paused.wait()
+
+    slow, quick = (
+        Catalog(store, max_bytes=LIMIT, quotas=Quotas(store, pause=pause, **limits)) for pause in (long, short)
+    )
+    refused = asyncio.create_task(create(slow, "slow"))
+    async with asyncio.timeout(10):
+        await create(quick, "quick")
+        done.set()
+        with pytest.raises(QuotaExceeded):
+            await refused
+    assert (await records.list_tasks(store), await creations.under_way(store)) == (["quick"], [])
+
+
+async def test_who_stays_in_the_way_of_another_replica_is_waited_for_twice(store: DirectoryBlobStore) -> None:
+    pauses: list[float] = []
+
+    async def noted(longest_s: float) -> None:
+        pauses.append(longest_s)
+
+    catalog = Catalog(store, max_bytes=LIMIT, quotas=Quotas(store, max_tasks=1, pause=noted))
+    elsewhere = await creations.begin(store, TaskId("elsewhere"), size=len(WEIGHTS))
+    with pytest.raises(QuotaExceeded):
+        await create(catalog, "here")
+    assert pauses == [0.1, 0.4]
+    await creations.end(store, elsewhere)
+    await create(catalog, "here")
+    # What is there stays: nobody waits for it.
+    with pytest.raises(QuotaExceeded):
+        await create(catalog, "more")
+    assert pauses == [0.1, 0.4]
 
 
 async def test_two_replicas_served_at_once_never_exceed_the_quota(store: DirectoryBlobStore) -> None:
