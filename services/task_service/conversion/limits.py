@@ -38,8 +38,12 @@ def enter(limits: ConversionLimits) -> None:
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_AS, limits.memory_bytes),
     ):
-        _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (value, value) if hard == resource.RLIM_INFINITY else (min(value, hard),) * 2)
+        _, given = resource.getrlimit(kind)
+        # Where both limits of processor time are one, Linux sends SIGKILL, as others do for their own reasons: with a
+        # second between them it sends SIGXCPU first.
+        between = 1 if kind == resource.RLIMIT_CPU else 0
+        hard = value + between if given == resource.RLIM_INFINITY else min(value + between, given)
+        resource.setrlimit(kind, (hard - between, hard))
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -119,8 +119,8 @@ async def _silence_of(process: subprocess.Popen[bytes]) -> None:
 
 
 def _crashed(returned: int) -> bool:
-    """Whether a signal ended it that is not how its limits end it."""
-    return returned < 0 and -returned not in (signal.SIGXCPU, signal.SIGKILL)
+    """Whether a signal ended it that neither its limits nor its deadline send."""
+    return returned < 0 and -returned != signal.SIGXCPU
 
 
 def _kill_group(pid: int) -> None:
@@ -131,8 +131,13 @@ def _kill_group(pid: int) -> None:
 
 
 def _answer(folder: Path, returned: int, limits: ConversionLimits) -> dict[str, object]:
-    if returned == -signal.SIGXCPU or (returned == -signal.SIGKILL and not (folder / ANSWER).exists()):
+    if returned == -signal.SIGXCPU:
         raise InvalidModel(problem=f"it takes more than {limits.cpu_seconds} seconds of computing to read")
+    if returned == -signal.SIGKILL:  # not by us: that is after the deadline, when nobody asks for an answer
+        raise InvalidModel(
+            problem=f"its reader was killed {_ATTEMPTS} times, as it happens where a machine has no memory left, which "
+            "says nothing about the file. Try again later; if that does not help, tell who runs this server"
+        )
     if _crashed(returned):
         raise InvalidModel(
             problem=f"its reader crashed on it {_ATTEMPTS} times ({signal.strsignal(-returned)}): either the file is "

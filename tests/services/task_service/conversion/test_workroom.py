@@ -125,15 +125,15 @@ async def test_a_reader_that_gives_up_is_a_refusal(rooms: Path, monkeypatch: pyt
         await work("\nraise SystemError('a bug')", monkeypatch, ConversionLimits())
 
 
-def crashing(attempts: Path, times: int) -> str:
-    """A process that is ended by SIGSEGV in its first attempts, each of which leaves a byte."""
+def crashing(attempts: Path, times: int, name: str = "SIGSEGV") -> str:
+    """A process that is ended by a signal in its first attempts, each of which leaves a byte."""
     return f"""
 import signal
 with open({str(attempts)!r}, "ab") as file:
     file.write(b"1")
 open(f"left-{os.getpid()}", "w").close()
 if os.stat({str(attempts)!r}).st_size <= {times}:
-    os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), signal.{name})
 """
 
 
@@ -155,6 +155,15 @@ async def test_a_reader_that_crashes_again_is_a_refusal_that_says_so(
         await work(crashing(attempts, 99), monkeypatch, ConversionLimits())
     assert attempts.read_bytes() == b"11"
     assert list(rooms.iterdir()) == []
+
+
+async def test_a_reader_that_somebody_kills_is_not_said_to_compute_too_long(
+    rooms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = rooms.parent / "attempts"
+    with pytest.raises(InvalidModel, match=r"was killed 2 times, .* which says nothing about the file"):
+        await work(crashing(attempts, 99, "SIGKILL"), monkeypatch, ConversionLimits())
+    assert attempts.read_bytes() == b"11"
 
 
 async def test_nothing_of_its_parent_runs_in_it_on_the_loop_of_the_services_either(saved: Path) -> None:
