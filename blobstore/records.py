@@ -7,11 +7,11 @@ Knows no Redis and no gRPC; trusts no file (StoredDataDamaged).
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import msgspec
-import numpy as np
 
 from blobstore import names
 from blobstore.store import BlobExists, BlobMissing, BlobStore, Buffer, StagedBlob
@@ -49,7 +49,7 @@ class WeightSpec:
     @property
     def size(self) -> int:
         """Number of weights."""
-        return int(np.prod(self.shape, dtype=np.int64)) if self.shape else 1
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
