@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from blobstore import files, names
+from blobstore.digests import is_lost
 from blobstore.disk_calls import INLINE_BYTES, faults, in_thread
 from blobstore.flusher import Flusher
 from blobstore.settings import Durability
@@ -79,6 +80,21 @@ class DirectoryBlobStore:
                 )
             except FileExistsError:
                 raise BlobExists(name) from None
+
+    async def keep(self, name: str, parts: Sequence[Buffer], *, digest: str) -> None:
+        path = self._path(name)
+        try:
+            await self.write(name, parts, replace=False)
+        except BlobExists:
+            if await is_lost(self, name, digest):
+                await self.write(name, parts)
+                return
+            # Whoever wrote it may have died before it was synced.
+            with faults():
+                if self._flusher is None:
+                    await in_thread(lambda: files.sync([path], self._root))
+                else:
+                    self._flusher.changed(path)
 
     async def write_slot(self, name: str, parts: Sequence[Buffer]) -> None:
         path = self._path(name)

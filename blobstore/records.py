@@ -319,7 +319,7 @@ async def write_version(
     Raises BlobExists where there is another entry already: versions do not change. `replace` is
     for one that is not whole (`blobstore.whole`), and so is no version.
     """
-    await store.write(names.weights_of_version(task_id, entry.version, entry.digest), [weights])
+    await store.keep(names.weights_of_version(task_id, entry.version, entry.digest), [weights], digest=entry.digest)
     name, data = names.ledger_entry(task_id, entry.version), encode(entry)
     try:
         await store.write(name, [data], replace=replace)

@@ -84,6 +84,13 @@ class BlobStore(Protocol):
         `replace` is false; of two that write at once, exactly one succeeds then.
         """
 
+    async def keep(self, name: str, parts: Sequence[Buffer], *, digest: str) -> None:
+        """Writes a blob whose name says what it holds: its bytes have the SHA-256 `digest`, in hex.
+
+        Behaviour: as `write`, but one that is there with these bytes is left alone: others may have been promised
+        that it is safe, which what is newly written is not yet. It is safe as if it were written now.
+        """
+
     def staged(self) -> AbstractAsyncContextManager[StagedBlob]:
         """A blob of any size that is written and read before it is known whether, and as what, it is to be kept.
 

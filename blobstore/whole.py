@@ -14,25 +14,17 @@ see it: so whoever has found the history of a task whole needs not look again.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
-
 import structlog
 
 from blobstore import ledger, names, records
+from blobstore.digests import is_lost
 from blobstore.records import LedgerEntry
-from blobstore.store import BlobMissing, BlobStore
+from blobstore.store import BlobStore
 from learning.ids import TaskId
 from learning.refusals import StoredDataDamaged, VersionNotFound
 
 UNSAFE_S = 10.0
 """What was written so long before something else is safe from a loss of power that followed."""
-LOOKS, MOST_LOOKS = 3, 20
-CHUNK_BYTES = 4 << 20
-INLINE_BYTES = 256 << 10
 _log = structlog.stdlib.get_logger("blobstore")
 
 
@@ -111,30 +103,3 @@ async def _has_state(store: BlobStore, task_id: TaskId, entry: LedgerEntry) -> b
     """Or needs none."""
     state = names.rule_state(task_id, entry.version, entry.state_digest or "none")
     return not entry.state_digest or not await is_lost(store, state, entry.state_digest)
-
-
-async def is_lost(store: BlobStore, name: str, digest: str, kind: Callable[[], Any] = hashlib.sha256) -> bool:
-    """Whether a blob is gone, or holds other bytes: the same ones as often as it is read."""
-    found: Counter[str] = Counter()
-    for _ in range(MOST_LOOKS):
-        read = await _digest_of(store, name, kind)
-        found[read] += 1
-        if read == digest:
-            return False
-        if found[read] == LOOKS:
-            return True
-    return False  # whoever reads other bytes each time has trouble with reading, which may pass
-
-
-async def _digest_of(store: BlobStore, name: str, kind: Callable[[], Any]) -> str:
-    """Empty where there is no such blob."""
-    digest = kind()
-    try:
-        async for chunk in store.read_chunks(name, chunk_size=CHUNK_BYTES):
-            if len(chunk) > INLINE_BYTES:
-                await asyncio.to_thread(digest.update, chunk)
-            else:
-                digest.update(chunk)
-    except BlobMissing:
-        return ""
-    return str(digest.hexdigest())

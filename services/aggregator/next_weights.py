@@ -129,7 +129,7 @@ class NextWeightsMaker:
 
     async def _write_state(self, status: RoundStatus, state: State) -> str:
         octets, digest = await off_loop(state.nbytes, lambda: _digested(octets_of(state)))
-        await self._blobs.write(names.rule_state(status.task_id, status.number + 1, digest), [octets])
+        await self._blobs.keep(names.rule_state(status.task_id, status.number + 1, digest), [octets], digest=digest)
         return digest
 
 

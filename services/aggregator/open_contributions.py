@@ -3,9 +3,10 @@
 Knows the blob store; not Redis, and not which contributions are admitted.
 
 A contribution's blob is named by its digest, so it has the same bytes whoever writes it
-and however often, and none is ever changed. There are no slots: what the admissions name is there
-because it was written before they were committed, and what they do not name is
-deleted with the round. The committed pointer names the folder, counts, and is asked by nobody.
+and however often, and none is ever changed, nor written again where it is whole: it may
+have been acknowledged, and be safe from a loss of power already. There are no slots: what the
+admissions name is there because it was written before they were committed, and what they do not
+name is deleted with the round. The committed pointer names the folder, counts, and is asked by nobody.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ class OpenContributions(OfOneRound):
         # All of them to their end, so that nothing of a write that failed comes later than the answer.
         outcomes = await asyncio.gather(
             *(
-                self._blobs.write(names.contribution(self._task_id, self._number, member.digest), [member.weights])
+                self._blobs.keep(
+                    names.contribution(self._task_id, self._number, member.digest),
+                    [member.weights],
+                    digest=member.digest,
+                )
                 for member in self._unwritten
             ),
             return_exceptions=True,

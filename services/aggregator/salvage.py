@@ -23,6 +23,7 @@ from dataclasses import replace
 import structlog
 
 from blobstore import names, whole
+from blobstore.digests import is_lost
 from blobstore.store import BlobStore
 from learning.federated import Admission, RoundMoved, RoundStatus
 from learning.ids import ReplicaId, TaskId
@@ -156,10 +157,10 @@ class Salvage:
         return sorted(lost, key=lambda admission: admission.position), sums
 
     async def _newest_left(self, pointer: SumPointer) -> SumPointer | None:
-        if not await whole.is_lost(self._blobs, pointer.blob, pointer.digest, SumDigest):
+        if not await is_lost(self._blobs, pointer.blob, pointer.digest, SumDigest):
             return pointer
         for earlier in pointer.earlier:
-            if not await whole.is_lost(self._blobs, earlier.blob, earlier.digest, SumDigest):
+            if not await is_lost(self._blobs, earlier.blob, earlier.digest, SumDigest):
                 return earlier
         return None
 
@@ -167,7 +168,7 @@ class Salvage:
         status, lost = read.status, []
         for admission in read.admissions:
             name = names.contribution(status.task_id, status.number, admission.digest)
-            if await whole.is_lost(self._blobs, name, admission.digest):
+            if await is_lost(self._blobs, name, admission.digest):
                 lost.append(admission)
         return lost, _pointers_without(read, lost) if lost else {}
 

@@ -83,6 +83,7 @@ class BlobStoreContract:
     async def test_any_other_name_is_a_bug(self, store: BlobStore, name: str) -> None:
         for call in (
             store.write(name, [b""]),
+            store.keep(name, [b""], digest="5d" * 32),
             store.write_slot(name, [b""]),
             store.read(name),
             anext(aiter(store.read_chunks(name, chunk_size=10))),
@@ -105,6 +106,20 @@ class BlobStoreContract:
                 await anext(aiter(store.read_chunks(name, chunk_size=10)))
 
     # Writing once
+
+    async def test_a_blob_named_by_its_digest_is_kept_and_is_written_anew_only_where_it_is_damaged(
+        self, store: BlobStore, other: BlobStore
+    ) -> None:
+        data = pattern(LARGE)
+        digest = hashlib.sha256(data).hexdigest()
+        for writer in (store, other, store):
+            await writer.keep(f"a/{digest}", [data[:10], data[10:]], digest=digest)
+            assert await other.read(f"a/{digest}") == data
+        for damaged in (b"", data[:-1], bytes(LARGE)):
+            await store.write(f"a/{digest}", [damaged])
+            await other.keep(f"a/{digest}", [data], digest=digest)
+            assert await store.read(f"a/{digest}") == data
+        assert await store.list("") == [f"a/{digest}"]
 
     async def test_a_blob_that_is_there_is_not_written_over_where_that_is_not_wanted(self, store: BlobStore) -> None:
         await store.write("a/b", [b"first"], replace=False)

@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from blobstore import files
 from blobstore.directory import WRITING, DirectoryBlobStore
+from blobstore.settings import Durability
 from blobstore.store import StoreFull
 from learning.refusals import StoreUnavailable
 from tests.blobstore.store_contract import LARGE, BlobStoreContract, pattern
@@ -357,6 +358,22 @@ class TestDurability:
             assert folders | {f"{tmp_path}/a/b/c"} <= set(synced.paths)
             if how != "slot":  # before the rename, so that the name never shows an empty file
                 assert synced.paths[0].startswith(f"{tmp_path}/{WRITING}/")
+
+    @pytest.mark.parametrize("durability", ["always", "second"])
+    async def test_a_blob_of_somebody_who_died_before_it_was_synced_is_synced_and_stays_the_same_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: Durability
+    ) -> None:
+        digest = hashlib.sha256(b"weights").hexdigest()
+        path = tmp_path / "a" / digest
+        path.parent.mkdir()
+        path.write_bytes(b"weights")
+        written = path.stat()
+        synced = Synced(monkeypatch)
+        async with DirectoryBlobStore(tmp_path, durability=durability) as store:
+            await store.keep(f"a/{digest}", [b"weights"], digest=digest)
+            await store.settle()
+            assert {f"{tmp_path}/a/{digest}", f"{tmp_path}/a"} <= set(synced.paths)
+        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
 
     async def test_second_syncs_everything_within_a_second_and_not_before(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ from blobstore import ledger, names, records
 from blobstore.directory import DirectoryBlobStore
 from blobstore.records import LedgerEntry, LedgerLine
 from blobstore.store import BlobExists
-from blobstore.whole import Heads, is_lost, is_whole, newest_whole
+from blobstore.whole import Heads, is_whole, newest_whole
 from learning.policy import Policy
 from tests.blobstore.tasks import write_task
 from tests.services.aggregator.room import BASE, TASK, a_task, octets, weights_of
@@ -135,16 +135,3 @@ async def test_a_version_whose_state_is_lost_is_whole_only_where_another_follows
         await store.delete(names.ledger_entry(TASK, 2))
         await store.write(state.replace("5d" * 32, entry.state_digest), [b"momentum"])
         assert await newest_whole(store, TASK, 1) == 1
-
-
-async def test_bytes_that_are_others_each_time_are_not_lost(tmp_path: Path) -> None:
-    class Trembling(DirectoryBlobStore):
-        reads = 0
-
-        async def read_chunks(self, name: str, *, chunk_size: int):  # type: ignore[no-untyped-def]
-            self.reads += 1
-            yield str(self.reads).encode()
-
-    store = Trembling(tmp_path)
-    assert not await is_lost(store, "blob", "5d" * 32)
-    assert await is_lost(DirectoryBlobStore(tmp_path), "blob", "5d" * 32)

@@ -41,7 +41,7 @@ class Request:
 
     def sent(self) -> Request:
         """The request as it is on its way: what is written is what it was when it was sent."""
-        if self.method not in ("write", "write_slot"):
+        if self.method not in ("write", "keep", "write_slot"):
             return self
         name, parts = self.args
         return Request(self.store, self.method, (name, [bytes(part) for part in parts]), self.kwargs)

@@ -44,6 +44,13 @@ class MemoryBlobStore:
             raise BlobExists(name)
         self._blobs[name] = data
 
+    async def keep(self, name: str, parts: Sequence[Buffer], *, digest: str) -> None:
+        try:
+            await self.write(name, parts, replace=False)
+        except BlobExists:
+            if hashlib.sha256(self._found(name)).hexdigest() != digest:
+                await self.write(name, parts)
+
     @asynccontextmanager
     async def staged(self) -> AsyncIterator[StagedBytes]:
         yield StagedBytes(self)

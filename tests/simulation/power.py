@@ -142,7 +142,7 @@ class FailingRounds(MemoryRoundStore):
                 kept,
                 sums=dict(kept.sums),
                 admissions=dict(kept.admissions),
-                closed=dict(kept.closed),
+                closed={number: (before, dict(sums)) for number, (before, sums) in kept.closed.items()},
                 lost={number: list(lost) for number, lost in kept.lost.items()},
             )
             for task_id, kept in self._tasks.items()

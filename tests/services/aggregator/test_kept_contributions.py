@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionRequest
 
 from blobstore import names, records
 from learning.aggregation import Aggregation, AggregationRule
@@ -187,6 +188,27 @@ async def test_two_with_the_same_weights_share_a_blob_and_are_both_counted(
         assert len(await room.blobs.list(names.contributions_of_round(TASK, 0))) == 3
         await contribute(member, "e", contributions=twins)
         await check_closed(room, member, "trimmed", twins)
+
+
+async def test_what_is_repeated_at_another_replica_leaves_the_blob_alone_that_was_acknowledged(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    async with (
+        opened(store, tmp_path, POLICY, aggregation=MEDIAN) as room,
+        room.member() as one,
+        room.member() as other,
+    ):
+        weights, samples = HONEST["a"]
+        receipt = await one.submit("a", weights, sample_count=samples)
+        name = names.contribution(TASK, 0, hashlib.sha256(weights).hexdigest())
+        (file,) = tmp_path.rglob(name)
+        acknowledged = file.stat()
+        # In one message, so that nothing is looked for before it is folded.
+        request = HandOverContributionRequest(
+            task_id=TASK, participant_id="a", round=0, octets=weights, sample_count=samples
+        )
+        assert (await other.stub.HandOverContribution(request)).receipt == receipt
+        assert (file.stat().st_ino, file.stat().st_mtime_ns) == (acknowledged.st_ino, acknowledged.st_mtime_ns)
 
 
 @pytest.mark.parametrize("rule", ["median", "clipped"])
