@@ -134,7 +134,7 @@ class Versions:
 
     async def _weights(
         self, header: ReadVersionResponse.Header, messages: AsyncIterator[ReadVersionResponse]
-    ) -> bytearray:
+    ) -> bytearray | memoryview:
         """Raises FileUnreadable."""
         size = header.weights_size
         second = await anext(messages, None)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import structlog
 import xxhash
 from disco.aggregator.v1.handover_pb2 import HandedOver
@@ -91,11 +92,11 @@ class Handover:
             if file is not None:
                 self._give_back(file)
 
-    def taken(self, handed_over: HandedOver) -> bytearray:
+    def taken(self, handed_over: HandedOver) -> memoryview:
         """The bytes that another process handed over. Raises FileUnreadable."""
         if not _NAME.fullmatch(handed_over.name):
             raise FileUnreadable
-        octets = bytearray(handed_over.size)
+        octets = np.empty(handed_over.size, np.uint8).data  # not zeroed first
         try:
             descriptor = os.open(self.folder / handed_over.name, _FOREIGN_FILE)
             try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 LONG_BYTES = 1 << 20
 """From here on the work takes longer than handing it to a thread does."""
+
+PIECES = min(4, os.cpu_count() or 1)
+"""In which a long computation is done side by side, where it can be split."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -20,3 +24,8 @@ async def off_loop(
     if size < LONG_BYTES:
         return compute(*args, **kwargs)
     return await asyncio.to_thread(compute, *args, **kwargs)
+
+
+async def side_by_side(size: int, split: Callable[[int], Sequence[Callable[[], None]]]) -> None:
+    """Does all pieces that `split` makes of the work; at once, where it goes over `size` bytes that are many."""
+    await asyncio.gather(*(off_loop(size, piece) for piece in split(PIECES if size >= LONG_BYTES else 1)))

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from disco.aggregator.v1.handover_pb2 import HandedOver
 
+from blobstore.store import Buffer
 from learning.refusals import DigestMismatch, InvalidWeights, MalformedMessage, NotHandedOver, StreamStalled
 from rpc.chunks import CHUNK_BYTES, collect
 from rpc.handover import FileUnreadable, Handover
@@ -27,7 +28,7 @@ class Arrival(Protocol):
     digest: str
     """Their SHA-256, in lower-case hex; empty until it is known."""
 
-    async def received(self, size: int) -> bytearray:
+    async def received(self, size: int) -> Buffer:
         """Raises the refusal of weights that are not `size` bytes long, or not what was announced."""
         ...
 
@@ -41,7 +42,7 @@ class Streamed:
         self._limit = limit
         self._idle_timeout_s = idle_timeout_s
 
-    async def received(self, size: int) -> bytearray:
+    async def received(self, size: int) -> Buffer:
         """Raises InvalidWeights, DigestMismatch, StreamStalled, MalformedMessage."""
         try:
             async with asyncio.timeout(RECEIVE_TIMEOUT_S):
@@ -62,13 +63,13 @@ class InMessage:
         self.digest = ""
         self._octets = octets
 
-    async def received(self, size: int) -> bytearray:
+    async def received(self, size: int) -> Buffer:
         """Raises MalformedMessage, InvalidWeights."""
         if len(self._octets) > CHUNK_BYTES:
             raise MalformedMessage(problem=f"a message holds at most {CHUNK_BYTES} bytes of weights")
         _check_size(len(self._octets), size)
         self.digest = hashlib.sha256(self._octets).hexdigest()
-        return bytearray(self._octets)
+        return self._octets
 
 
 class InFile:
@@ -79,14 +80,14 @@ class InFile:
         self._handover = handover
         self._handed_over = handed_over
 
-    async def received(self, size: int) -> bytearray:
+    async def received(self, size: int) -> Buffer:
         """Raises InvalidWeights, NotHandedOver."""
         _check_size(self._handed_over.size, size)
         if self._handover is None:
             raise NotHandedOver
         return await off_loop(size, self._read, self._handover)
 
-    def _read(self, handover: Handover) -> bytearray:
+    def _read(self, handover: Handover) -> Buffer:
         try:
             weights = handover.taken(self._handed_over)
         except FileUnreadable:

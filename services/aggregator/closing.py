@@ -4,7 +4,8 @@ Knows when nothing of that (the coordinator does). Every step follows from what 
 and frozen, so any replica may repeat any of them at any time, also two at once:
 
     start_closing     a lease keeps others from doing the same work; no more hangs on it
-    read, add, divide the round is frozen; its sums are read again until they have their digests.
+    read, add, divide the round is frozen; its sums are read again until they have their digests. The one that this
+                      replica has in memory still is not read: it is what was written, as its pointer tells
                       Where the rule needs every single contribution, those are read, and no sum
                       Where somebody rolls back, the weights of an older version are read instead
     noise             where the task asks for privacy: from a secret and from what was added, so again the same
@@ -36,6 +37,7 @@ from services.aggregator.next_weights import NextWeights, NextWeightsMaker
 from services.aggregator.privacy_accounts import PrivacyAccounts
 from services.aggregator.rounds import Rounds
 from services.aggregator.salvage import Salvage
+from services.aggregator.sum_plan import SumPlan
 from services.aggregator.unreadable import Unreadable
 
 LEASE_S = 10.0
@@ -54,7 +56,8 @@ _log = structlog.stdlib.get_logger("aggregator")
 class Closing:
     """Closes rounds in the name of one replica.
 
-    `leased` is told of every round that collects no more because this replica closes it: what is held of it can go.
+    `leased` is told of every round that collects no more because this replica closes it. `held` gives away a sum that
+    this replica has in memory still, so that it need not be read.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Closing:
         metrics: AggregatorMetrics,
         clock: Callable[[], float],
         leased: Callable[[RoundStatus], None] = lambda _: None,
+        held: Callable[[TaskId, SumPointer], PartialSum | None] = lambda _, __: None,
         lease_s: float = LEASE_S,
         read_pause_s: float = READ_PAUSE_S,
     ) -> None:
@@ -81,6 +85,7 @@ class Closing:
         self._metrics = metrics
         self._clock = clock
         self._leased = leased
+        self._held = held
         self._lease_s = lease_s
         self._read_pause_s = read_pause_s
 
@@ -190,13 +195,21 @@ class Closing:
         """The sum of all contributions. Raises Unreadable, StoredDataDamaged."""
         status = closing.status
         plan = await self._rounds.plan(status)
-        merged = PartialSum(plan)
-        for pointer in closing.sums:
+        merged, left = self._begun(plan, closing)
+        for pointer in left:
             await self._merge(merged, pointer, status)
         expected = len(closing.admissions), status.total_weight
         if (merged.contributions, merged.total_weight) != expected:
             raise StoredDataDamaged(name=f"Round {status.number} of {status.task_id}")
         return merged
+
+    def _begun(self, plan: SumPlan, closing: ClosingRound) -> tuple[PartialSum, list[SumPointer]]:
+        """The sum that this replica has in memory still, or an empty one; and those that are to be read."""
+        for pointer in closing.sums:
+            held = self._held(closing.status.task_id, pointer)
+            if held is not None and held.plan.digest == plan.digest:
+                return held, [other for other in closing.sums if other is not pointer]
+        return PartialSum(plan), list(closing.sums)
 
     async def _merge(self, merged: PartialSum, pointer: SumPointer, status: RoundStatus) -> None:
         """Adds a written sum, piece by piece: no second one is held. Raises Unreadable; `merged` is void then."""

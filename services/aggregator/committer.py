@@ -56,13 +56,15 @@ from learning.federated import (
 from learning.ids import TaskId
 from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapReached
 from learning.weighing import weight_of
-from roundstore.store import RoundStore
+from roundstore.store import RoundStore, SumPointer
 from services.aggregator.changes import Changes, either
 from services.aggregator.collection import Collection
 from services.aggregator.counted import Counted
+from services.aggregator.exact_sums import PartialSum
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.norms import Norms
 from services.aggregator.offers import Offered
+from services.aggregator.open_sums import OpenSum
 from services.aggregator.rounds import Rounds
 
 GROUP_BYTES = 64 << 20
@@ -136,10 +138,21 @@ class Committer:
         self._waiting.pop(offered, None)
         offered.answer.cancel()
 
-    def look(self, status: RoundStatus) -> None:
-        """Lets go of the sum where its round collects no more: what of it is committed lies in the blob store."""
-        if self._sum is not None and self._sum.is_over(status):
+    def look(self, status: RoundStatus, *, closes: bool = False) -> None:
+        """Lets go of the sum where its round collects no more: what of it is committed lies in the blob store.
+
+        `closes`: it is this replica that closes the round, and it may take the sum.
+        """
+        is_wanted = closes and status.state is State.AGGREGATING
+        if self._sum is not None and self._sum.is_over(status) and not is_wanted:
             self._sum = None
+
+    def take_sum(self, pointer: SumPointer) -> PartialSum | None:
+        """The sum that this pointer names, where it is in memory; it is the caller's then."""
+        taken = self._sum.take(pointer) if isinstance(self._sum, OpenSum) else None
+        if taken is not None:
+            self._sum = None
+        return taken
 
     def stop(self, error: DiscoError) -> None:
         """Ends the committer; all that wait are given `error`."""

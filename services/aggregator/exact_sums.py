@@ -36,6 +36,8 @@ _HEADER = struct.Struct("<8sII32sQQQQ")
 _MAX_EPOCH_BYTES = 1024
 
 Limbs = NDArray[np.int64]
+_Block = tuple[Run, int, int]
+"""Neighbouring weights that are counted alike: from which to which."""
 
 
 class NotASum(Exception):
@@ -171,10 +173,14 @@ class PartialSum:
 
     def mean(self) -> memoryview:
         """The sum divided by its total weight, as canonical bytes: rounded once to float32. A mean of 0 is +0.0."""
-        mean: Weights = np.empty(self.plan.size, dtype="<f4")
-        for start, stop, quotients in self.quotients():
-            mean[start:stop] = quotients
-        return _octets(mean)
+        dividing = self.begin_dividing()
+        for piece in dividing.pieces(1):
+            piece()
+        return dividing.mean
+
+    def begin_dividing(self) -> Dividing:
+        """The mean is whole once all pieces are done; the sum must not change until then."""
+        return Dividing(self)
 
     def quotients(self) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
         """The sum divided by its total weight, in blocks: from which weight to which, and an array that is reused.
@@ -183,18 +189,21 @@ class PartialSum:
         each limb is converted and divided by the total weight; the low quotient is scaled by
         2^−s (exactly) and added to the high one; the result is scaled by 2^−e (exactly).
         """
+        (blocks,) = _split(self.plan, 1)
+        return self.quotients_of(blocks)
+
+    def quotients_of(self, blocks: Sequence[_Block]) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
         assert self.total_weight > 0, "nothing was added"
         quotients = np.empty(min(BLOCK, self.plan.size), dtype=np.float64)
         low_quotients = np.empty_like(quotients)
-        for run in self.plan.runs:
-            for start, stop in run.blocks():
-                high = np.divide(self._limbs[start:stop], self.total_weight, out=quotients[: stop - start])
-                if run.scale.low_exponent is not None:
-                    limbs = _low(self.plan, self._limbs, run, start, stop)
-                    low = np.divide(limbs, self.total_weight, out=low_quotients[: stop - start])
-                    np.multiply(low, 2.0**-run.scale.low_exponent, out=low)
-                    np.add(high, low, out=high)
-                yield start, stop, np.multiply(high, 2.0**-run.scale.exponent, out=high)
+        for run, start, stop in blocks:
+            high = np.divide(self._limbs[start:stop], self.total_weight, out=quotients[: stop - start])
+            if run.scale.low_exponent is not None:
+                limbs = _low(self.plan, self._limbs, run, start, stop)
+                low = np.divide(limbs, self.total_weight, out=low_quotients[: stop - start])
+                np.multiply(low, 2.0**-run.scale.low_exponent, out=low)
+                np.add(high, low, out=high)
+            yield start, stop, np.multiply(high, 2.0**-run.scale.exponent, out=high)
 
     def _count(self, contributions: int, total_weight: int) -> None:
         if total_weight > self.plan.weight_cap - self.total_weight:
@@ -216,16 +225,14 @@ class Adding:
 
     def pieces(self, count: int) -> list[Callable[[], None]]:
         """Up to `count` pieces of about the same size; what each of them does."""
-        blocks = [(run, start, stop) for run in self._plan.runs for start, stop in run.blocks()]
-        share = max(1, -(-len(blocks) // count))
-        return [partial(self._add, blocks[first : first + share]) for first in range(0, len(blocks), share)]
+        return [partial(self._add, blocks) for blocks in _split(self._plan, count)]
 
     def add_all(self) -> None:
         for piece in self.pieces(1):
             piece()
 
-    def _add(self, blocks: Sequence[tuple[Run, int, int]]) -> None:
-        scratch = _Scratch(max(stop - start for _, start, stop in blocks))
+    def _add(self, blocks: Sequence[_Block]) -> None:
+        scratch = _Scratch(max((stop - start for _, start, stop in blocks), default=0))
         for run, start, stop in blocks:
             scale = np.float32(2.0**run.scale.exponent)
             low_scale = np.float32(2.0 ** (run.scale.low_exponent or 0))
@@ -239,6 +246,26 @@ class Adding:
                 if low is not None and rest is not None:
                     np.rint(np.multiply(rest, low_scale, out=rest), out=rest)
                     scratch.add_units(low, rest, weight)
+
+
+class Dividing:
+    """The mean of a sum that is being divided, in pieces that may be done side by side."""
+
+    def __init__(self, sum: PartialSum) -> None:
+        self._sum = sum
+        self._mean: Weights = np.empty(sum.plan.size, dtype="<f4")
+
+    @property
+    def mean(self) -> memoryview:
+        return _octets(self._mean)
+
+    def pieces(self, count: int) -> list[Callable[[], None]]:
+        """Up to `count` pieces of about the same size; what each of them does."""
+        return [partial(self._divide, blocks) for blocks in _split(self._sum.plan, count)]
+
+    def _divide(self, blocks: Sequence[_Block]) -> None:
+        for start, stop, quotients in self._sum.quotients_of(blocks):
+            self._mean[start:stop] = quotients
 
 
 class _Scratch:
@@ -260,6 +287,13 @@ class _Scratch:
         if not doublings:
             np.multiply(units, weight, out=units)
         np.add(limbs, units, out=limbs)
+
+
+def _split(plan: SumPlan, count: int) -> list[list[_Block]]:
+    """All blocks of a plan in up to `count` pieces of about the same size."""
+    blocks = [(run, start, stop) for run in plan.runs for start, stop in run.blocks()]
+    share = max(1, -(-len(blocks) // count))
+    return [blocks[first : first + share] for first in range(0, max(1, len(blocks)), share)]
 
 
 def _low(plan: SumPlan, limbs: Limbs, run: Run, start: int, stop: int) -> Limbs:

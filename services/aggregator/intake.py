@@ -14,11 +14,12 @@ from blobstore.store import BlobStore
 from learning.federated import Admission, RoundStatus
 from learning.ids import ReplicaId, TaskId
 from learning.refusals import ShuttingDown, StoreUnavailable, TaskNotFound
-from roundstore.store import RoundStore
+from roundstore.store import RoundStore, SumPointer
 from services.aggregator.changes import Changes
 from services.aggregator.collection import Collection
 from services.aggregator.committer import Committer
 from services.aggregator.counted import Counted
+from services.aggregator.exact_sums import PartialSum
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.norms import Norms
 from services.aggregator.offers import Offered
@@ -88,9 +89,14 @@ class Intake:
         committer = self._committers.get(status.task_id)
         if committer is None:
             return
-        committer.look(status)
+        committer.look(status, closes=status.closer == self._replica_id)
         if committer.is_idle:
             del self._committers[status.task_id]
+
+    def take_sum(self, task_id: TaskId, pointer: SumPointer) -> PartialSum | None:
+        """The sum that this pointer names, where this replica still has it in memory; it is the caller's then."""
+        committer = self._committers.get(task_id)
+        return committer.take_sum(pointer) if committer else None
 
     def forget(self, task_id: TaskId) -> None:
         """Ends what is kept of a task that was deleted."""

@@ -22,7 +22,7 @@ from learning.ids import TaskId
 from learning.privacy import CentralPrivacy
 from learning.refusals import VersionNotFound
 from roundstore.store import ClosingRound
-from rpc.off_loop import off_loop
+from rpc.off_loop import off_loop, side_by_side
 from services.aggregator.exact_sums import PartialSum
 from services.aggregator.kept_contributions import KeptContributions
 from services.aggregator.noise_secret import shared_secret
@@ -64,7 +64,7 @@ class NextWeightsMaker:
         privacy, optimizer = aggregation.privacy, optimizer_of(aggregation)
         size = 4 * merged.plan.size
         if optimizer is None and privacy is None:
-            return NextWeights(*await off_loop(size, lambda: _digested(merged.mean())))
+            return NextWeights(*await _mean(merged, size))
         base = await records.read_ledger_entry(self._blobs, status.task_id, status.number)
         try:
             base_weights = await records.read_weights(self._blobs, status.task_id, base)
@@ -131,6 +131,12 @@ class NextWeightsMaker:
         octets, digest = await off_loop(state.nbytes, lambda: _digested(octets_of(state)))
         await self._blobs.keep(names.rule_state(status.task_id, status.number + 1, digest), [octets], digest=digest)
         return digest
+
+
+async def _mean(merged: PartialSum, size: int) -> tuple[memoryview, str]:
+    dividing = merged.begin_dividing()
+    await side_by_side(size, dividing.pieces)
+    return await off_loop(size, _digested, dividing.mean)
 
 
 def _digested(octets: memoryview) -> tuple[memoryview, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from blobstore.store import Buffer
 from learning.federated import Admission, Contribution
 from learning.ids import ParticipantId
 
@@ -17,7 +18,7 @@ class Offered:
     digest: str
     base_round: int
     sample_count: int
-    weights: bytearray
+    weights: Buffer
     searched_before: int
     """It was counted in no round below this one."""
     weight: int = 0

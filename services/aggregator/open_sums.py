@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,15 +28,13 @@ from learning.federated import RoundStatus
 from learning.ids import ReplicaId
 from learning.refusals import StoreUnavailable
 from roundstore.store import SumPointer
-from rpc.off_loop import LONG_BYTES, off_loop
+from rpc.off_loop import side_by_side
 from services.aggregator.collection import Member, OfOneRound
-from services.aggregator.exact_sums import Adding, PartialSum, SumDigest
+from services.aggregator.exact_sums import PartialSum, SumDigest
 from services.aggregator.sum_plan import SumPlan
 
 APART_S = 0.5
 """So much more than the last second a loss of power may take, of a sum that grows all the time."""
-PIECES = min(4, os.cpu_count() or 1)
-"""In which contributions are folded at the same time."""
 SAFE_S = 2.5
 """A second until it is synced, and time to do it in."""
 
@@ -78,13 +75,24 @@ class OpenSum(OfOneRound):
         """Weight that may still be added."""
         return self.plan.weight_cap - self._sum.total_weight
 
+    def take(self, pointer: SumPointer) -> PartialSum | None:
+        """The sum, where it is what the pointer names and nothing more: the caller's from now on."""
+        if not self._kept or (self._kept[0].pointer.blob, self._kept[0].pointer.digest) != (
+            pointer.blob,
+            pointer.digest,
+        ):
+            return None
+        holds = self._sum.contributions, self._sum.total_weight
+        return self._sum if holds == (pointer.contributions, pointer.total_weight) else None
+
     async def fold(self, group: Sequence[Member]) -> None:
-        await _in_pieces(self._sum.begin_adding([(member.weights, member.weight) for member in group]), _size(group))
+        adding = self._sum.begin_adding([(member.weights, member.weight) for member in group])
+        await side_by_side(_size(group), adding.pieces)
 
     async def take_out(self, group: Sequence[Member]) -> None:
         """Undoes `fold` for some of its members, exactly."""
         taken_out = [(member.weights, member.weight) for member in group]
-        await _in_pieces(self._sum.begin_subtracting(taken_out), _size(group))
+        await side_by_side(_size(group), self._sum.begin_subtracting(taken_out).pieces)
 
     async def write(self) -> SumPointer:
         """Writes the free slot; the pointer to it.
@@ -122,12 +130,6 @@ class OpenSum(OfOneRound):
         alone = [kept for kept in self._kept if kept.is_alone]
         unsafe = [kept for kept in alone if now < kept.committed_at + SAFE_S]
         self._kept = [_Kept(*self._written, committed_at=now), *alone[: len(unsafe) + 1]]
-
-
-async def _in_pieces(adding: Adding, size: int) -> None:
-    """Side by side, as far as there are processors."""
-    pieces = adding.pieces(PIECES if size >= LONG_BYTES else 1)
-    await asyncio.gather(*(off_loop(size, piece) for piece in pieces))
 
 
 def _size(group: Sequence[Member]) -> int:

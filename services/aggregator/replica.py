@@ -94,6 +94,7 @@ class Replica:
             metrics=metrics,
             clock=clock,
             leased=self._intake.look,
+            held=self._intake.take_sum,
             lease_s=closing_lease_s,
         )
         upkeep = Upkeep(store, blobs, rounds=rounds, kept_versions=kept_versions, clock=clock)

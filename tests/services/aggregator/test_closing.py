@@ -6,7 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from learning.ids import ReplicaId
 from learning.policy import Policy
 from learning.refusals import StoredDataDamaged, VersionNotFound
 from roundstore.redis_store import RedisRoundStore
+from services.aggregator.exact_sums import PartialSum
 from services.aggregator.open_sums import OpenSum
-from tests.services.aggregator.room import BASE, TASK, Member, Room, exact_mean, octets, opened, weights_of
+from services.aggregator.sum_plan import SumPlan
+from tests.services.aggregator.room import BASE, SPECS, TASK, Member, Room, exact_mean, octets, opened, weights_of
 from tests.services.aggregator.troubled_store import Held, Method, TroubledStore
 from tests.waiting import eventually
 
@@ -42,13 +44,22 @@ async def die_after(call: Method) -> Any:
 
 
 @asynccontextmanager
-async def a_due_round(store: RedisRoundStore, path: Path) -> AsyncIterator[tuple[Room, Member, TroubledStore]]:
-    """A round that is due, and a replica with the contributions in it that will not close it by itself."""
+async def a_due_round(
+    store: RedisRoundStore, path: Path, *, collected_by_closer: bool = False
+) -> AsyncIterator[tuple[Room, Member, TroubledStore]]:
+    """A round that is due, and a replica that will not close it by itself.
+
+    It must read what another one has collected, where it is not said that it has that in memory.
+    """
     troubled = TroubledStore(store)
-    async with opened(store, path, POLICY) as room, room.member(troubled, attending=False) as member:
+    async with (
+        opened(store, path, POLICY) as room,
+        room.member(attending=False) as collector,
+        room.member(troubled, attending=False) as closer,
+    ):
         for who, (weights, _) in CONTRIBUTIONS.items():
-            await member.submit(who, weights)
-        yield room, member, troubled
+            await (closer if collected_by_closer else collector).submit(who, weights)
+        yield room, closer, troubled
 
 
 async def ledger_bytes(room: Room) -> bytes:
@@ -306,19 +317,20 @@ async def test_lease_is_longer_for_larger_models(store: RedisRoundStore, tmp_pat
         assert now + 10 <= status.closer_until <= room.clock() + 10.1
 
 
-async def test_a_closer_does_not_hold_the_sum_of_the_round_beside_the_one_it_reads(
+async def test_a_closer_holds_no_second_sum_beside_the_one_that_it_collected(
     store: RedisRoundStore, tmp_path: Path
 ) -> None:
     held: list[int] = []
 
     async def look(call: Method) -> Any:
         gc.collect()
-        held.append(sum(isinstance(thing, OpenSum) for thing in gc.get_objects()))
+        held.append(sum(isinstance(thing, OpenSum | PartialSum) for thing in gc.get_objects()))
         return await call()
 
-    async with a_due_round(store, tmp_path) as (room, member, troubled):
-        troubled.trouble("read_closing", look)
-        assert await member.replica.closing.close(await room.status())
+    gc.collect()
+    async with a_due_round(store, tmp_path, collected_by_closer=True) as (room, closer, troubled):
+        troubled.trouble("finish_closing", look)
+        assert await closer.replica.closing.close(await room.status())
     assert held == [0]
 
 
@@ -358,3 +370,50 @@ async def test_sum_that_stays_lost_costs_what_is_in_it_and_the_round_collects_ag
         assert [line.position for line in entry.contributions] == [3, 4, 5]
         assert [line.position for line in entry.lost] == [0, 1, 2]
         assert entry.contributions_ever == 3
+
+
+async def test_closer_that_has_the_sum_in_memory_does_not_read_it(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with a_due_round(store, tmp_path, collected_by_closer=True) as (room, closer, _):
+        for blob in await room.blobs.list(names.sums(TASK)):
+            await room.blobs.delete(blob)
+        assert await closer.replica.closing.close(await room.status())
+        await check_closed_by(room, closer)
+
+
+async def test_closer_adds_the_sums_of_others_to_its_own(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with opened(store, tmp_path, POLICY) as room, room.member(attending=False) as other:
+        await other.submit("a", CONTRIBUTIONS["a"][0])
+        async with room.member(attending=False) as closer:
+            await closer.submit("b", CONTRIBUTIONS["b"][0])
+            await closer.submit("c", CONTRIBUTIONS["c"][0])
+            assert await closer.replica.closing.close(await room.status())
+            await check_closed_by(room, closer)
+
+
+async def test_sum_that_holds_more_than_its_pointer_is_not_taken(store: RedisRoundStore, tmp_path: Path) -> None:
+    async with opened(store, tmp_path, POLICY) as room:
+        status = await store.open_round(TASK, POLICY, number=0, now=1.0)
+        plan = SumPlan.for_base(SPECS, octets(BASE), status.weight_cap)
+        current = OpenSum(room.blobs, status, plan, name=ReplicaId("r"))
+        first, second = (Weighed(weights_of(seed)) for seed in (1, 2))
+        await current.fold([first])
+        pointer = await current.write()
+        assert current.take(pointer) is None  # nobody has committed it yet
+        current.committed()
+        await current.fold([second])
+        assert current.take(pointer) is None
+        await current.take_out([second])
+        taken = current.take(pointer)
+        assert taken is not None
+        assert bytes(taken.mean()) == exact_mean(octets(BASE), [(first.weights, 1)])
+        assert current.take(replace(pointer, digest="another")) is None
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A member of a group."""
+
+    weights: bytes
+    weight: int = 1
+    digest: str = ""
+    base_round: int = 0

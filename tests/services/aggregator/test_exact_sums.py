@@ -149,6 +149,10 @@ def test_pieces_added_at_the_same_time_come_to_the_same_sum(count: int) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda piece: piece(), reversed(pieces)))
     assert written(at_once) == written(one_by_one)
+    dividing = at_once.begin_dividing()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda piece: piece(), reversed(dividing.pieces(count))))
+    assert bytes(dividing.mean) == bytes(one_by_one.mean())
     for piece in at_once.begin_subtracting(contributions[1:]).pieces(count):
         piece()
     for contribution, weight in contributions[1:]:
