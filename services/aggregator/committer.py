@@ -105,6 +105,8 @@ class Committer:
         self._waiting: dict[Offered, None] = {}
         self._taken: Sequence[Offered] = ()
         self._sum: Collection | None = None
+        self._is_in_use = False
+        """Whether a group is being judged, folded or committed: until it is, the sum is this committer's alone."""
         self._was_read: RoundStatus | None = None
         self._must_read = False
         self._arriving = 0
@@ -148,8 +150,8 @@ class Committer:
             self._sum = None
 
     def take_sum(self, pointer: SumPointer) -> PartialSum | None:
-        """The sum that this pointer names, where it is in memory; it is the caller's then."""
-        taken = self._sum.take(pointer) if isinstance(self._sum, OpenSum) else None
+        """The sum that this pointer names, where it is in memory and at rest; it is the caller's then."""
+        taken = self._sum.take(pointer) if isinstance(self._sum, OpenSum) and not self._is_in_use else None
         if taken is not None:
             self._sum = None
         return taken
@@ -181,6 +183,13 @@ class Committer:
         status = await self._collecting()
         if status is None:
             return
+        self._is_in_use = True
+        try:
+            await self._gather_and_commit(status)
+        finally:
+            self._is_in_use = False
+
+    async def _gather_and_commit(self, status: RoundStatus) -> None:
         current = self._sum
         if current is None or not current.takes(status):
             try:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from blobstore import ledger, names, records
+from blobstore.directory import DirectoryBlobStore
 from learning.federated import State
 from learning.ids import ReplicaId
 from learning.policy import Policy
-from learning.refusals import StoredDataDamaged, VersionNotFound
+from learning.refusals import RoundStale, StoredDataDamaged, VersionNotFound
 from roundstore.redis_store import RedisRoundStore
 from services.aggregator.exact_sums import PartialSum
 from services.aggregator.open_sums import OpenSum
@@ -388,6 +389,54 @@ async def test_closer_adds_the_sums_of_others_to_its_own(store: RedisRoundStore,
             await closer.submit("c", CONTRIBUTIONS["c"][0])
             assert await closer.replica.closing.close(await room.status())
             await check_closed_by(room, closer)
+
+
+async def test_sum_that_is_in_use_when_the_round_closes_is_read_and_what_comes_late_is_not_in_it(
+    store: RedisRoundStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging, reading, folded = Held(), Held(), asyncio.Event()
+    check, fold, read_chunks = OpenSum.check, OpenSum.fold, DirectoryBlobStore.read_chunks
+
+    async def check_when_released(self: OpenSum, member: Any) -> None:
+        await check(self, member)
+        judging.reached.set()
+        await judging.release.wait()
+
+    async def fold_and_say_so(self: OpenSum, group: Any) -> None:
+        await fold(self, group)
+        folded.set()
+
+    async def read_when_released(self: DirectoryBlobStore, name: str, *, chunk_size: int) -> AsyncIterator[bytes]:
+        reading.reached.set()
+        await reading.release.wait()
+        async for chunk in read_chunks(self, name, chunk_size=chunk_size):
+            yield chunk
+
+    async with (
+        opened(store, tmp_path, POLICY) as room,
+        room.member(attending=False) as closer,
+        room.member(attending=False) as other,
+        asyncio.timeout(20),
+    ):
+        await closer.submit("a", CONTRIBUTIONS["a"][0])
+        await closer.submit("b", CONTRIBUTIONS["b"][0])
+        with monkeypatch.context() as held:
+            held.setattr(OpenSum, "check", check_when_released)
+            late = asyncio.create_task(closer.submit("late", weights_of(7)))
+            await judging.reached.wait()
+        await other.submit("c", CONTRIBUTIONS["c"][0])
+        with monkeypatch.context() as held:
+            held.setattr(DirectoryBlobStore, "read_chunks", read_when_released)
+            closing = asyncio.create_task(closer.replica.closing.close(await room.status()))
+            await reading.reached.wait()
+            held.setattr(OpenSum, "fold", fold_and_say_so)
+            judging.release.set()
+            await folded.wait()
+        reading.release.set()
+        assert await closing
+        await check_closed_by(room, closer)
+        with pytest.raises(RoundStale):
+            await late
 
 
 async def test_sum_that_holds_more_than_its_pointer_is_not_taken(store: RedisRoundStore, tmp_path: Path) -> None:
