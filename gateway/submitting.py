@@ -1,7 +1,7 @@
 """Contributions on their way to an aggregator, the cheapest way that works.
 
     up to 1 MiB             in one message
-    larger, same machine    handed over in a file that the aggregator can open (`rpc.handover`)
+    larger, same machine    decoded into a file that the aggregator can open (`rpc.handover`), and handed over
     larger, elsewhere       as a stream of chunks, with their SHA-256
 
 Whether an aggregator can open the file shows when it is asked to: where it cannot, this and the next contributions
@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import structlog
 from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionRequest, SubmitContributionRequest
 from disco.aggregator.v1.round_pb2 import Receipt
@@ -43,6 +44,19 @@ class Submitting:
         self._clock = clock
         self._streamed_until = clock()
 
+    def room(self, size: int) -> memoryview:
+        """Where weights of `size` bytes are put that will be submitted. In any thread."""
+        room = self._handover.room(size) if self._handover is not None and self._hands_over(size) else None
+        return np.empty(size, np.uint8).data if room is None else room
+
+    def seal(self, weights: bytes | memoryview) -> None:
+        """The weights are whole: does what `submit` would have to do on the event loop. In any thread."""
+        if self._handover is not None:
+            self._handover.told(weights)
+
+    def _hands_over(self, size: int) -> bool:
+        return size > CHUNK_BYTES and self._clock() >= self._streamed_until
+
     async def submit(
         self, task_id: str, participant_id: str, *, round: int, weights: bytes | bytearray | memoryview
     ) -> Receipt:
@@ -52,16 +66,15 @@ class Submitting:
         if size <= CHUNK_BYTES:
             request.octets = bytes(weights)
             return await self._in_one_message(request)
-        if self._handover is not None and self._clock() >= self._streamed_until:
-            with self._handover.lent(size) as lent:
-                handed_over = None if lent is None else await off_loop(size, lent.written, weights)
-                if handed_over is not None:
-                    request.handed_over.CopyFrom(handed_over)
-                    try:
-                        return await self._in_one_message(request)
-                    except NotHandedOver:
-                        self._streamed_until = self._clock() + STREAMED_FOR_S
-                        _log.info("contribution.not_handed_over", streamed_for_s=STREAMED_FOR_S)
+        if self._handover is not None and self._hands_over(size):
+            handed_over = self._handover.told(weights)  # the room is ours as long as the caller refers to the weights
+            if handed_over is not None:
+                request.handed_over.CopyFrom(handed_over)
+                try:
+                    return await self._in_one_message(request)
+                except NotHandedOver:
+                    self._streamed_until = self._clock() + STREAMED_FOR_S
+                    _log.info("contribution.not_handed_over", streamed_for_s=STREAMED_FOR_S)
         return await self._as_stream(task_id, participant_id, round=round, weights=weights)
 
     async def _in_one_message(self, request: HandOverContributionRequest) -> Receipt:

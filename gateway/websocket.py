@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.connection import Codec, Connection, Ending
 from gateway.dialect_choice import DialectChoice
 from gateway.dialects.dialect import Dialect
+from gateway.dialects.messages import ClientMessage, Contribute
 from gateway.dialects.negotiation import Negotiated, SocketRoute, confirmed_subprotocol, socket_route
 from gateway.dialects.registry import DIALECTS
 from gateway.federated_calls import FederatedCalls
@@ -194,9 +195,8 @@ class WebSocketEndpoint:
     ) -> tuple[Connection[federated_terms.Call, federated_terms.Event], Ending]:
         task, dialect = upgrade.route.task_id, upgrade.dialect
         participant = upgrade.route.client_id or str(uuid.uuid4())
-        limit = self._settings.max_message_bytes
         codec = Codec(
-            decode=lambda frame: dialect.decode_federated(frame, limit),
+            decode=partial(self._decode_federated, dialect),
             encode=partial(self._versions.frame, task, dialect),
         )
         session = FederatedSession(
@@ -224,6 +224,12 @@ class WebSocketEndpoint:
         )
         with self._registered(connection.end):
             return connection, await connection.run(receive, send, run_call=calls.run)
+
+    def _decode_federated(self, dialect: Dialect, frame: bytes) -> ClientMessage:
+        message = dialect.decode_federated(frame, self._settings.max_message_bytes, self._submitting.room)
+        if isinstance(message, Contribute):
+            self._submitting.seal(message.weights)
+        return message
 
     async def _serve_decentralized(
         self, upgrade: _Upgrade, receive: Receive, send: Send

@@ -1,10 +1,10 @@
 """Weights from one process to another on the same machine: a file in memory that both can open, its name in the call.
 
 A stream of 4 MB costs both sides five milliseconds of CPU time; writing and reading a file whose pages are there
-already, half of one. Whoever hands over owns the file, writes it whole, tells its name, size and checksum, and uses it
-again, under another name, once the call is over. Whoever takes reads the file into memory of its own, and believes
-nothing that does not have the checksum: a caller that gave up may be writing the next weights over it. Where a file
-cannot be read, weights are streamed.
+already, half of one. Whoever hands over owns the file and has it mapped: weights are put straight into it, in a *room*.
+The file is used again, under another name, once nothing refers to the room any more. Whoever takes reads the file into
+memory of its own, and believes nothing that does not have the checksum: a caller that gave up may be writing the next
+weights over it. Where a file cannot be read, weights are streamed.
 
     <folder>/<owner>.lock      locked as long as the owner lives; without it, its files are left over
     <folder>/<owner>.<name>    weights; the name is drawn anew for each
@@ -16,9 +16,13 @@ tells torn bytes from whole ones, and proves nothing (docs/decisions/0008-digest
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import re
 import secrets
+import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +42,8 @@ STREAMED_FOR_S = 30.0
 """After a file could not be read: a process on a machine of its own never can."""
 LOCK_SUFFIX = ".lock"
 
+Buffer = bytes | bytearray | memoryview
+
 _log = structlog.stdlib.get_logger("rpc")
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{32}")
 _OWN_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
@@ -52,12 +58,18 @@ class FileUnreadable(Exception):
 class _File:
     name: str
     descriptor: int
+    mapping: mmap.mmap
     size: int
     """How many bytes it has room for without growing."""
+    told: HandedOver | None = None
+    """What was said of the weights that are in it."""
 
 
 class Handover:
-    """What one process hands over and takes. Open with `open`; close it when no call is under way any more."""
+    """What one process hands over and takes. Open with `open`; close it when no call is under way any more.
+
+    Rooms may be asked for in any thread, and are given back in the one that refers to them last.
+    """
 
     def __init__(self, folder: Path, owner: str, lock: int) -> None:
         self.folder = folder
@@ -65,8 +77,10 @@ class Handover:
         self._lock = lock
         self._bytes = 0
         self._spare: list[_File] = []
-        self.spare_bytes = 0
-        """Of files that wait to be used again."""
+        self._spare_bytes = 0
+        self._rooms: dict[int, _File] = {}
+        self._given_back: deque[_File] = deque()
+        self._changing = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -82,15 +96,33 @@ class Handover:
         _sweep(folder, living=owner)
         return cls(folder, owner, lock)
 
-    @contextmanager
-    def lent(self, size: int) -> Iterator[Lent | None]:
-        """A file for so many bytes, until the block ends; None where there is no room."""
-        file = self._take(size)
-        try:
-            yield None if file is None else Lent(file)
-        finally:
-            if file is not None:
-                self._give_back(file)
+    def room(self, size: int) -> memoryview | None:
+        """So many bytes of a file, to be written once; None where there is no room."""
+        with self._changing:
+            self._sort_out()
+            file = self._take(size)
+            if file is None:
+                return None
+            room = np.frombuffer(file.mapping, np.uint8, count=size)
+            self._rooms[id(room)] = file
+        weakref.finalize(room, self._give_back, id(room), file).atexit = False
+        return room.data
+
+    def told(self, room: Buffer) -> HandedOver | None:
+        """What to tell of a room that is written, from the first call on; None where these bytes lie in no room."""
+        file = self._rooms.get(id(memoryview(room).obj))
+        if file is None:
+            return None
+        if file.told is None:
+            file.told = HandedOver(name=file.name, size=len(room), xxh3=xxhash.xxh3_128_digest(room))
+        return file.told
+
+    def filled(self, room: memoryview, octets: Buffer) -> HandedOver:
+        """Writes a room; what to tell of it."""
+        room[:] = octets
+        told = self.told(room)
+        assert told is not None, "it is a room of ours"
+        return told
 
     def taken(self, handed_over: HandedOver) -> memoryview:
         """The bytes that another process handed over. Raises FileUnreadable."""
@@ -109,10 +141,19 @@ class Handover:
             raise FileUnreadable
         return octets
 
+    @property
+    def spare_bytes(self) -> int:
+        """Of files that wait to be used again."""
+        with self._changing:
+            self._sort_out()
+            return self._spare_bytes
+
     def close(self) -> None:
-        for file in self._spare:
-            self._remove(file)
-        self._spare.clear()
+        with self._changing:
+            self._sort_out()
+            for file in [*self._spare, *self._rooms.values()]:
+                self._remove(file)
+            self._spare.clear()
         with suppress(OSError):
             os.unlink(self.folder / f"{self._owner}{LOCK_SUFFIX}")
         os.close(self._lock)
@@ -122,18 +163,33 @@ class Handover:
         if fitting:
             file = min(fitting, key=lambda spare: spare.size)
             self._spare.remove(file)
-            self.spare_bytes -= file.size
+            self._spare_bytes -= file.size
             # Who was told the old name and did not read yet must not find other weights under it.
             return self._renamed(file)
-        if self._bytes + size > LIMIT_BYTES:
+        if not size or self._bytes + size > LIMIT_BYTES:
             return None
-        name = self._new_name()
         try:
-            descriptor = os.open(self.folder / name, _OWN_FILE | os.O_EXCL, 0o600)
-        except OSError:
-            return None  # no room, or the folder is gone: then weights are streamed, as where there is none
+            return self._made(size)
+        except OSError as error:
+            # No room, or the folder is gone: then weights are streamed, as where there is none.
+            _log.warning("handover.no_room", because=error.strerror)
+            return None
+
+    def _made(self, size: int) -> _File:
+        name = self._new_name()
+        descriptor = os.open(self.folder / name, _OWN_FILE | os.O_EXCL, 0o600)
+        try:
+            # Written once, so that no memory is missing later: who writes to a page that cannot be had is killed.
+            nothing, written = memoryview(bytes(size)), 0
+            while written < size:
+                written += os.pwrite(descriptor, nothing[written:], written)
+            mapping = mmap.mmap(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            os.unlink(self.folder / name)
+            raise
         self._bytes += size
-        return _File(name, descriptor, size)
+        return _File(name, descriptor, mapping, size)
 
     def _renamed(self, file: _File) -> _File | None:
         name = self._new_name()
@@ -142,20 +198,34 @@ class Handover:
         except OSError:
             self._remove(file)
             return None
-        file.name = name
+        file.name, file.told = name, None
         return file
 
-    def _give_back(self, file: _File) -> None:
-        if self.spare_bytes + file.size > SPARE_BYTES:
-            self._remove(file)
-            return
-        self._spare.append(file)
-        self.spare_bytes += file.size
+    def _give_back(self, room: int, file: _File) -> None:
+        """Waits for nobody: it may be the collector of garbage that calls, at any moment and in any thread."""
+        self._rooms.pop(room, None)
+        self._given_back.append(file)
+        if self._changing.acquire(blocking=False):
+            try:
+                self._sort_out()
+            finally:
+                self._changing.release()
+
+    def _sort_out(self) -> None:
+        while self._given_back:
+            file = self._given_back.popleft()
+            if self._spare_bytes + file.size > SPARE_BYTES:
+                self._remove(file)
+            else:
+                self._spare.append(file)
+                self._spare_bytes += file.size
 
     def _remove(self, file: _File) -> None:
         self._bytes -= file.size
         with suppress(OSError):
             os.unlink(self.folder / file.name)
+        with suppress(BufferError):  # somebody refers to the room still: the mapping goes with it
+            file.mapping.close()
         os.close(file.descriptor)
 
     def _new_name(self) -> str:
@@ -175,30 +245,6 @@ def opened(folder: Path | None) -> Iterator[Handover | None]:
     finally:
         if handover is not None:
             handover.close()
-
-
-class Lent:
-    """A file that holds what is written to it for as long as it is lent."""
-
-    def __init__(self, file: _File) -> None:
-        self._file = file
-
-    def written(self, octets: bytes | bytearray | memoryview) -> HandedOver | None:
-        """What to tell of these bytes; None where memory is full."""
-        try:
-            return self._write(octets)
-        except OSError as error:
-            _log.warning("handover.not_written", because=error.strerror)
-            return None
-
-    def _write(self, octets: bytes | bytearray | memoryview) -> HandedOver:
-        with memoryview(octets) as whole, whole.cast("B") as rest:
-            size = rest.nbytes
-            written = 0
-            while written < size:
-                written += os.pwrite(self._file.descriptor, rest[written:], written)
-            checksum = xxhash.xxh3_128_digest(rest)
-        return HandedOver(name=self._file.name, size=size, xxh3=checksum)
 
 
 def _sweep(folder: Path, *, living: str) -> None:

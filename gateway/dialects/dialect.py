@@ -14,7 +14,8 @@ from typing import Protocol
 from disco.task.v1.task_pb2 import Model
 
 from gateway.dialects.manners import Manners
-from gateway.dialects.messages import ClientMessage, EncodedWeights, ServerMessage, Shapes
+from gateway.dialects.messages import ClientMessage, EncodedWeights, Room, ServerMessage, Shapes
+from gateway.dialects.weights_document import in_memory
 from learning.task import Task
 
 
@@ -70,8 +71,8 @@ class Dialect(Rendering, Protocol):
     def manners(self) -> Manners:
         """What sessions must know of this generation's clients."""
 
-    def decode_federated(self, frame: bytes, limit: int) -> ClientMessage:
-        """The message in a frame on a federated task's socket.
+    def decode_federated(self, frame: bytes, limit: int, room: Room = in_memory) -> ClientMessage:
+        """The message in a frame on a federated task's socket; weights in it are put into `room`.
 
         Raises TooLarge where the frame, or the weights in it as float32, exceed `limit` bytes.
         """

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.dialects import weights_document
 from gateway.dialects.frame_reader import FrameReader
-from gateway.dialects.messages import Contribute, UnusableContribution
+from gateway.dialects.messages import Contribute, Room, UnusableContribution
 from learning.refusals import InvalidWeights, MalformedMessage, TooLarge, WeightsNotFinite
 
 MAX_PEER_FRAME_BYTES: Final = 64 * 1024
@@ -52,11 +52,11 @@ class FrameFields:
             raise self._weights
         return self._weights
 
-    def contribution(self, limit: int) -> Contribute | UnusableContribution:
+    def contribution(self, limit: int, room: Room) -> Contribute | UnusableContribution:
         """The contribution, also where its weights are of no use: its client may wait for an answer all the same."""
         number = self.count("round")
         try:
-            weights, shapes = weights_document.decode(self.weights(), limit)
+            weights, shapes = weights_document.decode(self.weights(), limit, room)
         except (InvalidWeights, WeightsNotFinite, TooLarge, MalformedMessage) as refusal:
             return UnusableContribution(number, refusal)
         return Contribute(weights, shapes, number)

@@ -42,6 +42,7 @@ from gateway.dialects.messages import (
     PullMetadata,
     PullStatistics,
     PutMetadata,
+    Room,
     ServerMessage,
     Shapes,
     SignalFrom,
@@ -49,6 +50,7 @@ from gateway.dialects.messages import (
     Statistics,
     Welcome,
 )
+from gateway.dialects.weights_document import in_memory
 from learning.refusals import MalformedMessage
 from learning.task import Task
 
@@ -73,13 +75,13 @@ class G21:
     def manners(self) -> Manners:
         return MANNERS
 
-    def decode_federated(self, frame: bytes, limit: int) -> ClientMessage:
+    def decode_federated(self, frame: bytes, limit: int, room: Room = in_memory) -> ClientMessage:
         fields = federated_fields(frame, limit, weights="weights")
         match kind := fields.count("type"):
             case 0:
                 return Hello()
             case 8:
-                return fields.contribution(limit)
+                return fields.contribution(limit, room)
             case 9:
                 return PutMetadata(fields.count("round"), fields.text("metadataId"), fields.text("metadata"))
             case 10:

@@ -35,12 +35,14 @@ from gateway.dialects.messages import (
     PeersForRound,
     PeerWelcome,
     PullMetadata,
+    Room,
     ServerMessage,
     Shapes,
     SignalFrom,
     SignalTo,
     Welcome,
 )
+from gateway.dialects.weights_document import in_memory
 from learning.refusals import MalformedMessage
 from learning.task import Task
 
@@ -66,13 +68,13 @@ class G22:
     def manners(self) -> Manners:
         return MANNERS
 
-    def decode_federated(self, frame: bytes, limit: int) -> ClientMessage:
+    def decode_federated(self, frame: bytes, limit: int, room: Room = in_memory) -> ClientMessage:
         fields = federated_fields(frame, limit, weights="payload")
         match kind := fields.count("type"):
             case 0:
                 return Hello()
             case 6:
-                return fields.contribution(limit)
+                return fields.contribution(limit, room)
             case 7:
                 return PullMetadata(fields.count("round"), fields.text("key"))
         raise MalformedMessage(problem=f"type {kind} is no message to a federated task")

@@ -21,9 +21,11 @@ from gateway.dialects.messages import (
     ContributionAnswer,
     EncodedWeights,
     Hello,
+    Room,
     ServerMessage,
     Shapes,
 )
+from gateway.dialects.weights_document import in_memory
 from learning.refusals import MalformedMessage
 from learning.task import Task
 
@@ -39,13 +41,13 @@ class G30:
     def manners(self) -> Manners:
         return MANNERS
 
-    def decode_federated(self, frame: bytes, limit: int) -> ClientMessage:
+    def decode_federated(self, frame: bytes, limit: int, room: Room = in_memory) -> ClientMessage:
         fields = federated_fields(frame, limit, weights="payload")
         match kind := fields.count("type"):
             case 0:
                 return Hello()
             case 6:
-                return fields.contribution(limit)
+                return fields.contribution(limit, room)
         raise MalformedMessage(problem=f"type {kind} is no message to a federated task")
 
     def decode_decentralized(self, frame: bytes) -> ClientMessage:

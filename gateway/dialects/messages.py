@@ -13,6 +13,7 @@ these into frames; a session sees nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NewType
 
@@ -21,6 +22,8 @@ from learning.refusals import DiscoError
 Shapes = tuple[tuple[int, ...], ...]
 """Dimensions of each tensor, in the order in which weights travel."""
 
+Room = Callable[[int], memoryview]
+"""Gives so many bytes to put weights into."""
 EncodedWeights = NewType("EncodedWeights", bytes)
 """Weights as one dialect spells them: a complete item, ready to be spliced into any number of messages."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gateway.dialects import number_array
 from gateway.dialects.byte_array import array_header
-from gateway.dialects.messages import Shapes
+from gateway.dialects.messages import Room, Shapes
 from gateway.dialects.number_array import Weights
 from learning.limits import MAX_TENSORS
 from learning.refusals import InvalidWeights, TooLarge, WeightsNotFinite
@@ -42,8 +42,13 @@ _SHAPE: Final = msgspec.msgpack.Decoder(list[int])
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def decode(document: bytes | memoryview, limit: int) -> tuple[memoryview, Shapes]:
-    """Canonical weights and shapes. A float64 between two float32 becomes the nearest.
+def in_memory(size: int) -> memoryview:
+    """Room for `size` bytes of canonical weights."""
+    return np.empty(size, np.uint8).data
+
+
+def decode(document: bytes | memoryview, limit: int, room: Room = in_memory) -> tuple[memoryview, Shapes]:
+    """Canonical weights, in a room of their size, and shapes. A float64 between two float32 becomes the nearest.
 
     Raises InvalidWeights, WeightsNotFinite (also for what overflows float32), and TooLarge where the canonical
     weights exceed `limit` bytes.
@@ -61,12 +66,12 @@ def decode(document: bytes | memoryview, limit: int) -> tuple[memoryview, Shapes
     for index, (tensor, size) in enumerate(zip(tensors, sizes, strict=True)):
         if size > memoryview(tensor.data).nbytes:
             raise InvalidWeights(problem=f"tensor {index} has fewer values than its shape {list(shapes[index])} holds")
-    weights = np.empty(sum(sizes), "<f4")
-    at = 0
+    octets, at = room(4 * sum(sizes)), 0
+    weights = np.frombuffer(octets, "<f4")
     for index, (tensor, size) in enumerate(zip(tensors, sizes, strict=True)):
         _read_values(memoryview(tensor.data), weights[at : at + size], index)
         at += size
-    return weights.data.cast("B"), shapes
+    return octets, shapes
 
 
 def encode_numbers(weights: bytes | memoryview, shapes: Shapes) -> bytes:

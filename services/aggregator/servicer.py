@@ -185,12 +185,12 @@ class AggregatorServicer(HistoryCalls):
         )
         fresh = self._versions.fresh(version) if request.takes_handover and version.size > CHUNK_BYTES else None
         if fresh is not None and self._handover is not None:
-            with self._handover.lent(version.size) as lent:
-                handed_over = None if lent is None else await off_loop(version.size, lent.written, fresh)
-                if handed_over is not None:
-                    yield aggregator_service_pb2.ReadVersionResponse(handed_over=handed_over)
-                    await asyncio.sleep(HANDED_OVER_S)  # the caller ends the stream as soon as it has read the file
-                    return
+            room = self._handover.room(version.size)
+            if room is not None:
+                handed_over = await off_loop(version.size, self._handover.filled, room, fresh)
+                yield aggregator_service_pb2.ReadVersionResponse(handed_over=handed_over)
+                await asyncio.sleep(HANDED_OVER_S)  # the caller ends the stream as soon as it has read the file
+                return
         async with aclosing(self._versions.chunks(version)) as chunks:
             async for chunk in chunks:
                 yield aggregator_service_pb2.ReadVersionResponse(weights_chunk=chunk)

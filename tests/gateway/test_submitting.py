@@ -52,7 +52,10 @@ async def clients(settings: GatewaySettings) -> AsyncIterator[ServiceClients]:
 
 
 async def submit(submitting: Submitting, weights: bytes) -> None:
-    receipt = await submitting.submit("fed", "a", round=3, weights=weights)
+    room = submitting.room(len(weights))
+    room[:] = weights
+    submitting.seal(room)
+    receipt = await submitting.submit("fed", "a", round=3, weights=room)
     assert (receipt.task_id, receipt.round) == ("fed", 3)
 
 
@@ -102,6 +105,15 @@ async def test_large_weights_are_streamed_where_no_room_is_left(
     ours, services.aggregator.handover = handovers
     monkeypatch.setattr(handover_module, "LIMIT_BYTES", CHUNK_BYTES)
     await submit(Submitting(clients.aggregator(), ours, clock=clock), LARGE)
+    assert (services.aggregator.streamed, services.aggregator.taken_from_files) == (1, 0)
+
+
+async def test_weights_that_lie_elsewhere_are_streamed(
+    services: Services, clients: ServiceClients, clock: Clock, handovers: tuple[Handover, Handover]
+) -> None:
+    ours, services.aggregator.handover = handovers
+    await Submitting(clients.aggregator(), ours, clock=clock).submit("fed", "a", round=3, weights=LARGE)
+    assert arrived(services) == [(LARGE, 3, True)]
     assert (services.aggregator.streamed, services.aggregator.taken_from_files) == (1, 0)
 
 

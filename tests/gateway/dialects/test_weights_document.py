@@ -47,6 +47,19 @@ def test_the_worked_example_of_every_spelling_is_read(written: bytes, size: int)
     assert (bytes(weights), shapes) == (WEIGHTS, SHAPES)
 
 
+@pytest.mark.parametrize("written", [NUMBERS, COMPACT, FLOAT32_ARRAYS])
+def test_weights_are_put_into_the_room_that_is_given(written: bytes) -> None:
+    rooms: list[memoryview] = []
+
+    def room(size: int) -> memoryview:
+        rooms.append(memoryview(bytearray(b"x" * size)))
+        return rooms[-1]
+
+    weights, _ = weights_document.decode(written, LIMIT, room)
+    assert weights is rooms[0]
+    assert rooms == [WEIGHTS]
+
+
 def test_the_worked_examples_are_written_byte_for_byte() -> None:
     assert weights_document.encode_numbers(WEIGHTS, SHAPES) == COMPACT
     assert weights_document.encode_float32_arrays(WEIGHTS, SHAPES) == FLOAT32_ARRAYS

@@ -56,9 +56,9 @@ async def told(member: Member, participant: str = "a", **fields: Any) -> Receipt
 
 
 async def handed_over(member: Member, caller: Handover, weights: bytes, participant: str = "a", **more: Any) -> Receipt:
-    with caller.lent(len(weights)) as lent:
-        assert lent is not None
-        return await told(member, participant, handed_over=lent.written(weights), **more)
+    room = caller.room(len(weights))
+    assert room is not None
+    return await told(member, participant, handed_over=caller.filled(room, weights), **more)
 
 
 async def test_three_ways_lead_to_one_version(
