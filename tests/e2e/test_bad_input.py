@@ -90,12 +90,14 @@ async def vanish_in_the_middle(system: System) -> None:
 
 async def send_too_much(system: System) -> None:
     address = f"{system.url.replace('http', 'ws')}feai/{TASK}/{uuid.uuid4()}"
-    async with websockets.connect(address, compression=None) as socket:
-        with contextlib.suppress(ConnectionClosed):  # the server may hang up before all of it is sent
-            await socket.send(bytes(LIMIT + 1))
-        with pytest.raises(ConnectionClosed):
-            await socket.recv()
-        assert socket.close_code == 1009
+    # Not as a context: leaving one whose transport has just ended fails inside asyncio now and then (Python 3.11).
+    socket = await websockets.connect(address, compression=None)
+    with contextlib.suppress(ConnectionClosed):  # the server may hang up before all of it is sent
+        await socket.send(bytes(LIMIT + 1))
+    with pytest.raises(ConnectionClosed):
+        await socket.recv()
+    assert socket.close_code == 1009
+    await socket.wait_closed()
 
 
 @pytest_asyncio.fixture
