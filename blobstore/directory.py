@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -162,8 +163,11 @@ class DirectoryBlobStore:
             return read() if size <= INLINE_BYTES else await in_thread(read)
 
     async def size(self, name: str) -> int:
-        with self._opened(name) as file:
-            return os.fstat(file.fileno()).st_size
+        with faults(), _missing(name):
+            found = os.stat(self._path(name))
+        if not stat.S_ISREG(found.st_mode):
+            raise BlobMissing(name)
+        return found.st_size
 
     async def list_folders(self, prefix: str) -> list[str]:
         folder = self._path(prefix) if prefix else self._root
