@@ -153,11 +153,12 @@ class Closing:
         attempts_left = READ_ATTEMPTS
         while True:
             closing = await self._store.read_closing(status.task_id, epoch=status.epoch, number=status.number)
-            if await self._rounds.is_behind(closing.status):
+            is_written = await self._rounds.has_next_entry(closing.status)
+            if is_written and await self._rounds.is_behind(closing.status):
                 return await self._published_before(closing)
             try:
-                # An entry that is there now is no version, but what a loss of power left.
-                return await self._make_version(closing, replace=await self._rounds.has_next_entry(closing.status))
+                # An entry that is there all the same is no version, but what a loss of power left.
+                return await self._make_version(closing, replace=is_written)
             except BlobExists:
                 continue  # the round store forgot this round while it was closed, and its successor was faster
             except Unreadable as unreadable:
