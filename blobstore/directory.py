@@ -112,9 +112,8 @@ class DirectoryBlobStore:
             yield StagedFile(descriptor, lambda name, staged: self._publish(name, staged, temporary))
         finally:
             os.close(descriptor)
-            with faults():
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
+            with faults(), suppress(FileNotFoundError):
+                os.unlink(temporary)
 
     async def _publish(self, name: str, staged: StagedFile, temporary: str) -> None:
         path, sync = self._path(name), self._flusher is None

@@ -45,7 +45,6 @@ from learning.refusals import (
     WeightCapReached,
 )
 
-
 SHARES_CACHED = 1024
 
 
