@@ -21,6 +21,7 @@ from learning.policy import Policy
 from learning.refusals import DiscoError, DuplicateContribution, StoredDataDamaged, StoreUnavailable, WeightCapReached
 from roundstore import redis_fields, redis_keys, redis_refusals
 from roundstore.redis_faults import store_faults
+from roundstore.script_connections import ScriptConnections
 from roundstore.scripts import Argument, Reply, Script
 from roundstore.store import NORMS_KEPT, ClosingRound, Hint, NotedRefusal, SumPointer, fresh_epoch
 
@@ -44,6 +45,7 @@ class RedisRoundStore:
 
     def __init__(self, redis: Redis, new_epoch: Callable[[], str] = fresh_epoch) -> None:
         self._redis = redis
+        self._connections = ScriptConnections(redis)
         self._new_epoch = new_epoch
         self._open_round = Script("open_round")
         self._read_status = Script("read_status")
@@ -74,7 +76,7 @@ class RedisRoundStore:
 
     async def read_status(self, task_id: TaskId) -> RoundStatus | None:
         keys = redis_keys.of_task(task_id)
-        reply = await self._read_status(self._redis, keys=[keys.round, keys.leases, keys.absent], arguments=[])
+        reply = await self._read_status(self._connections, keys=[keys.round, keys.leases, keys.absent], arguments=[])
         return None if reply[0] == Code.NO_ROUND else _status(task_id, reply)
 
     async def list_open_tasks(self) -> list[TaskId]:
@@ -169,7 +171,7 @@ class RedisRoundStore:
     ) -> ClosingRound:
         keys = redis_keys.of_task(task_id)
         reply = await self._read_closing(
-            self._redis,
+            self._connections,
             keys=[
                 *(keys.round, keys.leases, keys.absent, keys.admissions, keys.sums),
                 redis_keys.lost(task_id, number),
@@ -313,7 +315,7 @@ class RedisRoundStore:
     ) -> Reply:
         keys = redis_keys.of_task(task_id)
         return await script(
-            self._redis,
+            self._connections,
             keys=[keys.round, keys.leases, keys.absent, *more_keys],
             arguments=[redis_keys.CHANNEL, task_id, *more_arguments],
         )

@@ -434,6 +434,7 @@ async def test_a_round_that_this_replica_opened_itself_is_not_read_again_to_begi
 ) -> None:
     troubled = TroubledStore(store)
     async with opened(store, tmp_path, policy(1)) as room, room.member(troubled) as member:
+
         async def closed() -> bool:
             return (await room.status()).number == troubled.calls["finish_closing"] == troubled.calls["commit_group"]
 
