@@ -24,7 +24,7 @@ class ScriptConnections:
 
     async def call(self, *command: str | bytes | int) -> Any:
         """The reply. Raises what the client would raise."""
-        connection = self._held.pop() if self._held else await self._pool.get_connection()
+        connection = self._held.pop() if self._held else await self._pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             return await connection.retry.call_with_retry(
                 lambda: _once(connection, command), lambda _: connection.disconnect()
