@@ -155,9 +155,11 @@ class RedisRoundStore:
 
     async def start_closing(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, now: float
-    ) -> RoundStatus:
+    ) -> ClosingRound:
+        keys = redis_keys.of_task(task_id)
         arguments: list[Argument] = [epoch, number, closer, redis_fields.from_time(until), redis_fields.from_time(now)]
-        return _status(task_id, await self._change(self._start_closing, task_id, [], arguments))
+        more_keys = [keys.admissions, keys.sums, redis_keys.lost(task_id, number)]
+        return _closing(task_id, await self._change(self._start_closing, task_id, more_keys, arguments))
 
     async def start_restoring(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, restoring: Restoring
@@ -178,22 +180,7 @@ class RedisRoundStore:
             ],
             arguments=[epoch, number, "" if in_any_state else State.AGGREGATING.value],
         )
-        status = _status(task_id, reply)
-        admissions = [redis_fields.to_admission(ParticipantId(who), found) for who, found in _pairs(reply[4])]
-        sums = [redis_fields.to_pointer(ReplicaId(replica_id), found) for replica_id, found in _pairs(reply[5])]
-        if (
-            len(admissions) != status.contributions
-            or sum(admission.weight for admission in admissions) != status.total_weight
-            or sum(pointer.contributions for pointer in sums) != status.contributions
-            or sum(pointer.total_weight for pointer in sums) != status.total_weight
-        ):
-            raise StoredDataDamaged(name=f"Round {number} of {task_id}")  # a key was evicted, or removed by hand
-        return ClosingRound(
-            status=status,
-            admissions=tuple(sorted(admissions, key=lambda admission: admission.position)),
-            sums=tuple(sorted(sums, key=lambda pointer: pointer.replica_id)),
-            lost=tuple(map(redis_fields.to_lost, reply[6])),
-        )
+        return _closing(task_id, reply)
 
     async def finish_closing(
         self,
@@ -328,6 +315,26 @@ def _status(task_id: TaskId, reply: Reply) -> RoundStatus:
     if reply[0] == Code.NOT_DUE:
         raise NotDue
     return redis_fields.to_status(task_id, reply[1], participants=reply[2], absent_contributors=reply[3])
+
+
+def _closing(task_id: TaskId, reply: Reply) -> ClosingRound:
+    """Raises RoundMoved, NotDue, StoredDataDamaged."""
+    status = _status(task_id, reply)
+    admissions = [redis_fields.to_admission(ParticipantId(who), found) for who, found in _pairs(reply[4])]
+    sums = [redis_fields.to_pointer(ReplicaId(replica_id), found) for replica_id, found in _pairs(reply[5])]
+    if (
+        len(admissions) != status.contributions
+        or sum(admission.weight for admission in admissions) != status.total_weight
+        or sum(pointer.contributions for pointer in sums) != status.contributions
+        or sum(pointer.total_weight for pointer in sums) != status.total_weight
+    ):
+        raise StoredDataDamaged(name=f"Round {status.number} of {task_id}")  # a key was evicted, or removed by hand
+    return ClosingRound(
+        status=status,
+        admissions=tuple(sorted(admissions, key=lambda admission: admission.position)),
+        sums=tuple(sorted(sums, key=lambda pointer: pointer.replica_id)),
+        lost=tuple(map(redis_fields.to_lost, reply[6])),
+    )
 
 
 def _refused(offered: Contribution, found: bytes, number: int, cap: int) -> Admission | DiscoError:

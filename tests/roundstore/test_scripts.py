@@ -33,7 +33,7 @@ ALL_KEYS = {
     "leave_round": [*STATUS_KEYS, KEYS.admissions, CONNECTIONS],
     "expire_leases": [*STATUS_KEYS, KEYS.admissions, CONNECTIONS],
     "commit_group": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, NORMS],
-    "start_closing": STATUS_KEYS,
+    "start_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
     "start_restoring": STATUS_KEYS,
     "read_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
     "finish_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, *CLOSED, LOST],

@@ -308,7 +308,7 @@ async def test_contribution_that_the_round_moved_away_from_is_checked_against_th
 async def test_contributions_wait_while_a_round_is_being_closed(store: RedisRoundStore, tmp_path: Path) -> None:
     troubled, held = TroubledStore(store), Held()
     async with opened(store, tmp_path, policy(2, staleness_weights=(2, 1))) as room, room.member(troubled) as member:
-        troubled.trouble("read_closing", held)
+        troubled.trouble("finish_closing", held)
         await asyncio.gather(member.submit("a", A), member.submit("b", B))
         await held.reached.wait()
         # Version 1 can be read a moment before round 1 is open.
@@ -326,7 +326,7 @@ async def test_contribution_that_will_be_late_when_the_round_is_closed_is_refuse
 ) -> None:
     troubled, held = TroubledStore(store), Held()
     async with opened(store, tmp_path, policy(1)) as room, room.member(troubled) as member:
-        troubled.trouble("read_closing", held)
+        troubled.trouble("finish_closing", held)
         await member.submit("a", A)
         await held.reached.wait()
         with pytest.raises(RoundStale):
@@ -342,7 +342,7 @@ async def test_contribution_that_is_not_admitted_in_time_is_sent_back_and_not_co
         opened(store, tmp_path, policy(1, staleness_weights=(2, 1))) as room,
         room.member(troubled, answer_s=0.05) as member,
     ):
-        troubled.trouble("read_closing", held)
+        troubled.trouble("finish_closing", held)
         await member.submit("a", A)
         await held.reached.wait()
         with pytest.raises(StoreUnavailable):
