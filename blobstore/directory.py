@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -41,12 +42,12 @@ class DirectoryBlobStore:
     """Keeps blobs in a directory, which is made where it is missing. Raises StoreUnavailable, as every method."""
 
     def __init__(self, path: Path | str, durability: Durability = "second") -> None:
-        self._root = Path(path).absolute()
-        self._writing = self._root / WRITING
+        self._root = str(Path(path).absolute())
+        self._writing = f"{self._root}/{WRITING}"
         self._flusher = Flusher(self._root) if durability == "second" else None
         self._spare_files = SpareFiles(self._writing)
         with faults():
-            self._writing.mkdir(parents=True, exist_ok=True)
+            os.makedirs(self._writing, exist_ok=True)
             files.remove_older(self._writing, LEFT_OVER_S)
 
     async def __aenter__(self) -> Self:
@@ -63,7 +64,7 @@ class DirectoryBlobStore:
                 await self._flusher.close()
 
     async def write(self, name: str, parts: Sequence[Buffer], *, replace: bool = True) -> None:
-        path, temporary = self._path(name), self._writing / secrets.token_hex(16)
+        path, temporary = self._path(name), self._temporary()
         with faults():
             try:
                 await self._written(
@@ -104,17 +105,17 @@ class DirectoryBlobStore:
 
     @asynccontextmanager
     async def staged(self) -> AsyncIterator[StagedFile]:
-        temporary = self._writing / secrets.token_hex(16)
+        temporary = self._temporary()
         with faults():
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             yield StagedFile(descriptor, lambda name, staged: self._publish(name, staged, temporary))
         finally:
             os.close(descriptor)
-            with faults():
-                temporary.unlink(missing_ok=True)
+            with faults(), suppress(FileNotFoundError):
+                os.unlink(temporary)
 
-    async def _publish(self, name: str, staged: StagedFile, temporary: Path) -> None:
+    async def _publish(self, name: str, staged: StagedFile, temporary: str) -> None:
         path, sync = self._path(name), self._flusher is None
 
         def publish() -> None:
@@ -128,7 +129,7 @@ class DirectoryBlobStore:
             if self._flusher is not None:
                 self._flusher.changed(path)
 
-    async def _written(self, path: Path, parts: Sequence[Buffer], write: Callable[[], None]) -> None:
+    async def _written(self, path: str, parts: Sequence[Buffer], write: Callable[[], None]) -> None:
         if self._flusher is None:
 
             def write_and_sync() -> None:
@@ -162,8 +163,11 @@ class DirectoryBlobStore:
             return read() if size <= INLINE_BYTES else await in_thread(read)
 
     async def size(self, name: str) -> int:
-        with self._opened(name) as file:
-            return os.fstat(file.fileno()).st_size
+        with faults(), _missing(name):
+            found = os.stat(self._path(name))
+        if not stat.S_ISREG(found.st_mode):
+            raise BlobMissing(name)
+        return found.st_size
 
     async def list_folders(self, prefix: str) -> list[str]:
         folder = self._path(prefix) if prefix else self._root
@@ -192,8 +196,12 @@ class DirectoryBlobStore:
                 self._spare_files.keep(path)
             files.delete(path, self._root)
 
-    def _path(self, name: str) -> Path:
-        return self._root.joinpath(*parts_of(name))
+    def _path(self, name: str) -> str:
+        parts_of(name)
+        return os.path.join(self._root, name)
+
+    def _temporary(self) -> str:
+        return f"{self._writing}/{secrets.token_hex(16)}"
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[BinaryIO]:

@@ -6,7 +6,6 @@ Knows paths and time, and nothing of what is in the files.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from blobstore import files
 
@@ -17,14 +16,14 @@ DELAY_S = 0.5
 class Flusher:
     """Remembers which files changed and syncs them together, in a task that lives while there are any."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str) -> None:
         self._root = root
-        self._changed: set[Path] = set()
+        self._changed: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._fault: OSError | None = None
         self._flushing = asyncio.Lock()
 
-    def changed(self, path: Path) -> None:
+    def changed(self, path: str) -> None:
         """Raises OSError where the last sync failed: what was acknowledged then is not safe, so no more may be."""
         self._changed.add(path)
         if self._task is None or self._task.done():

@@ -10,7 +10,7 @@
     tasks/<task>/kept/<number>               from where on all weights are kept     aggregator
     tasks/<task>/rollbacks/<request>         the version that a rollback made       aggregator
     tasks/<task>/policies/<number>.json      change 1, 2, … of the policy           aggregator
-    sums/<task>/<round>/<replica>.<slot>     a partial sum, slot 0 or 1             aggregator
+    sums/<task>/<round>.<replica>.<slot>     a partial sum, slot 0 or 1             aggregator
     contributions/<task>/<round>/<digest>    a contribution that is kept by itself  aggregator
     states/<task>/<version>/<digest>         what the rule goes on with (momentum)  aggregator
     deleted/<task>/deletion.json             a task was deleted; stays for good     task service
@@ -157,6 +157,7 @@ def is_slot(name: str) -> bool:
 
 
 def sums_of_round(task_id: TaskId, number: int) -> str:
+    """What the names of a round's sums begin with; of rounds that were collected before, it was their folder."""
     return f"{sums(task_id)}/{number:012d}"
 
 
@@ -185,4 +186,5 @@ def rule_state(task_id: TaskId, number: int, digest: str) -> str:
 
 
 def partial_sum(task_id: TaskId, number: int, replica_id: ReplicaId, slot: int) -> str:
-    return f"{sums_of_round(task_id, number)}/{valid_id(replica_id, 'replica')}.{slot}"
+    # No folder for each round: making and removing it would cost a short round more than writing its sum.
+    return f"{sums_of_round(task_id, number)}.{valid_id(replica_id, 'replica')}.{slot}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import suppress
-from pathlib import Path
 
 SPARE_BYTES = 256 << 20
 
@@ -20,29 +19,29 @@ SPARE_BYTES = 256 << 20
 class SpareFiles:
     """Those of one process, in a folder on the disk of the slots."""
 
-    def __init__(self, folder: Path, *, limit_bytes: int = SPARE_BYTES) -> None:
+    def __init__(self, folder: str, *, limit_bytes: int = SPARE_BYTES) -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._bytes = 0
-        self._spare: list[tuple[Path, int]] = []
+        self._spare: list[tuple[str, int]] = []
 
-    def use(self, path: Path) -> None:
+    def use(self, path: str) -> None:
         """Before a slot is written: where there is no such file, it begins as a spare one, and with its bytes."""
-        if not self._spare or path.exists():
+        if not self._spare or os.path.exists(path):
             return
         spare, size = self._spare.pop()
         self._bytes -= size
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with suppress(FileNotFoundError):  # the folder was removed at this moment, or the file: it begins as a new one
             os.rename(spare, path)
 
-    def keep(self, path: Path) -> None:
+    def keep(self, path: str) -> None:
         """Before a slot is deleted: where there is room for it, it is taken away instead."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            size = path.stat().st_size
+            size = os.stat(path).st_size
             if self._bytes + size > self._limit_bytes:
                 return
-            spare = self._folder / secrets.token_hex(16)
+            spare = f"{self._folder}/{secrets.token_hex(16)}"
             os.rename(path, spare)
             self._spare.append((spare, size))
             self._bytes += size

@@ -34,6 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
+from functools import lru_cache
 from typing import assert_never
 
 from learning.ids import ParticipantId, ReplicaId, TaskId
@@ -43,6 +44,8 @@ from learning.refusals import (
     DuplicateContribution,
     WeightCapReached,
 )
+
+SHARES_CACHED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +130,14 @@ def contributions_needed(status: RoundStatus) -> int:
     if policy.quorum_count is not None:
         wanted = policy.quorum_count
     else:
-        # The share as people write it: 0.07 of 100 are 7, though the double nearest to 0.07 gives a little more.
-        share = Fraction(str(policy.quorum_share))
-        wanted = math.ceil(share * (status.participants + status.absent_contributors))
+        wanted = _of_share(policy.quorum_share, status.participants + status.absent_contributors)
     return max(policy.min_participants, wanted)
+
+
+@lru_cache(SHARES_CACHED)  # it is asked several times of every change, and fractions are slow
+def _of_share(share: float | None, participants: int) -> int:
+    # The share as people write it: 0.07 of 100 are 7, though the double nearest to 0.07 gives a little more.
+    return math.ceil(Fraction(str(share)) * participants)
 
 
 def round_deadline(status: RoundStatus) -> float | None:

@@ -133,12 +133,13 @@ class MemoryRoundStore:
 
     async def start_closing(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, now: float
-    ) -> RoundStatus:
+    ) -> ClosingRound:
         try:
             self._known(task_id, epoch)
         except RoundMoved:
             raise NotDue from None
-        return self._step(task_id, ClosingStarted(number, closer, until, is_judged=True), now)
+        self._step(task_id, ClosingStarted(number, closer, until, is_judged=True), now)
+        return await self.read_closing(task_id, epoch=epoch, number=number)
 
     async def start_restoring(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, restoring: Restoring

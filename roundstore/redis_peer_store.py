@@ -19,6 +19,7 @@ from learning.refusals import StoredDataDamaged
 from roundstore import redis_keys
 from roundstore.peer_store import HELD_SIGNALS, News, RoundChanged, Signal, SignalArrived, SignalsHeld, WatchBegun
 from roundstore.redis_faults import store_faults
+from roundstore.script_connections import ScriptConnections
 from roundstore.scripts import Script
 
 _DONE = 1
@@ -36,12 +37,13 @@ class RedisPeerStore:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._connections = ScriptConnections(redis)
         self._count_peer = Script("count_peer")
         self._swap_peers = Script("swap_peers")
         self._hold_signal = Script("hold_signal")
 
     async def fresh_peer_id(self, *, above: int) -> PeerId:
-        reply = await self._count_peer(self._redis, keys=[redis_keys.PEER_IDS], arguments=[above])
+        reply = await self._count_peer(self._connections, keys=[redis_keys.PEER_IDS], arguments=[above])
         return PeerId(str(reply[1]))
 
     async def read_round(self, task_id: TaskId) -> DecentralizedRound:
@@ -57,7 +59,7 @@ class RedisPeerStore:
 
     async def swap_round(self, task_id: TaskId, before: DecentralizedRound, after: DecentralizedRound) -> bool:
         reply = await self._swap_peers(
-            self._redis,
+            self._connections,
             keys=[redis_keys.peers(task_id)],
             arguments=[
                 redis_keys.PEERS_CHANNEL,
@@ -75,7 +77,7 @@ class RedisPeerStore:
 
     async def hold_signal(self, task_id: TaskId, signal: Signal) -> bool:
         reply = await self._hold_signal(
-            self._redis,
+            self._connections,
             keys=[redis_keys.held_signals(task_id, signal.to)],
             arguments=[_to_bytes(signal), HELD_SIGNALS, redis_keys.HELD_SIGNALS_TTL_S],
         )

@@ -21,6 +21,7 @@ from learning.policy import Policy
 from learning.refusals import DiscoError, DuplicateContribution, StoredDataDamaged, StoreUnavailable, WeightCapReached
 from roundstore import redis_fields, redis_keys, redis_refusals
 from roundstore.redis_faults import store_faults
+from roundstore.script_connections import ScriptConnections
 from roundstore.scripts import Argument, Reply, Script
 from roundstore.store import NORMS_KEPT, ClosingRound, Hint, NotedRefusal, SumPointer, fresh_epoch
 
@@ -44,6 +45,7 @@ class RedisRoundStore:
 
     def __init__(self, redis: Redis, new_epoch: Callable[[], str] = fresh_epoch) -> None:
         self._redis = redis
+        self._connections = ScriptConnections(redis)
         self._new_epoch = new_epoch
         self._open_round = Script("open_round")
         self._read_status = Script("read_status")
@@ -74,7 +76,7 @@ class RedisRoundStore:
 
     async def read_status(self, task_id: TaskId) -> RoundStatus | None:
         keys = redis_keys.of_task(task_id)
-        reply = await self._read_status(self._redis, keys=[keys.round, keys.leases, keys.absent], arguments=[])
+        reply = await self._read_status(self._connections, keys=[keys.round, keys.leases, keys.absent], arguments=[])
         return None if reply[0] == Code.NO_ROUND else _status(task_id, reply)
 
     async def list_open_tasks(self) -> list[TaskId]:
@@ -153,9 +155,11 @@ class RedisRoundStore:
 
     async def start_closing(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, now: float
-    ) -> RoundStatus:
+    ) -> ClosingRound:
+        keys = redis_keys.of_task(task_id)
         arguments: list[Argument] = [epoch, number, closer, redis_fields.from_time(until), redis_fields.from_time(now)]
-        return _status(task_id, await self._change(self._start_closing, task_id, [], arguments))
+        more_keys = [keys.admissions, keys.sums, redis_keys.lost(task_id, number)]
+        return _closing(task_id, await self._change(self._start_closing, task_id, more_keys, arguments))
 
     async def start_restoring(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, restoring: Restoring
@@ -169,29 +173,14 @@ class RedisRoundStore:
     ) -> ClosingRound:
         keys = redis_keys.of_task(task_id)
         reply = await self._read_closing(
-            self._redis,
+            self._connections,
             keys=[
                 *(keys.round, keys.leases, keys.absent, keys.admissions, keys.sums),
                 redis_keys.lost(task_id, number),
             ],
             arguments=[epoch, number, "" if in_any_state else State.AGGREGATING.value],
         )
-        status = _status(task_id, reply)
-        admissions = [redis_fields.to_admission(ParticipantId(who), found) for who, found in _pairs(reply[4])]
-        sums = [redis_fields.to_pointer(ReplicaId(replica_id), found) for replica_id, found in _pairs(reply[5])]
-        if (
-            len(admissions) != status.contributions
-            or sum(admission.weight for admission in admissions) != status.total_weight
-            or sum(pointer.contributions for pointer in sums) != status.contributions
-            or sum(pointer.total_weight for pointer in sums) != status.total_weight
-        ):
-            raise StoredDataDamaged(name=f"Round {number} of {task_id}")  # a key was evicted, or removed by hand
-        return ClosingRound(
-            status=status,
-            admissions=tuple(sorted(admissions, key=lambda admission: admission.position)),
-            sums=tuple(sorted(sums, key=lambda pointer: pointer.replica_id)),
-            lost=tuple(map(redis_fields.to_lost, reply[6])),
-        )
+        return _closing(task_id, reply)
 
     async def finish_closing(
         self,
@@ -313,7 +302,7 @@ class RedisRoundStore:
     ) -> Reply:
         keys = redis_keys.of_task(task_id)
         return await script(
-            self._redis,
+            self._connections,
             keys=[keys.round, keys.leases, keys.absent, *more_keys],
             arguments=[redis_keys.CHANNEL, task_id, *more_arguments],
         )
@@ -326,6 +315,26 @@ def _status(task_id: TaskId, reply: Reply) -> RoundStatus:
     if reply[0] == Code.NOT_DUE:
         raise NotDue
     return redis_fields.to_status(task_id, reply[1], participants=reply[2], absent_contributors=reply[3])
+
+
+def _closing(task_id: TaskId, reply: Reply) -> ClosingRound:
+    """Raises RoundMoved, NotDue, StoredDataDamaged."""
+    status = _status(task_id, reply)
+    admissions = [redis_fields.to_admission(ParticipantId(who), found) for who, found in _pairs(reply[4])]
+    sums = [redis_fields.to_pointer(ReplicaId(replica_id), found) for replica_id, found in _pairs(reply[5])]
+    if (
+        len(admissions) != status.contributions
+        or sum(admission.weight for admission in admissions) != status.total_weight
+        or sum(pointer.contributions for pointer in sums) != status.contributions
+        or sum(pointer.total_weight for pointer in sums) != status.total_weight
+    ):
+        raise StoredDataDamaged(name=f"Round {status.number} of {task_id}")  # a key was evicted, or removed by hand
+    return ClosingRound(
+        status=status,
+        admissions=tuple(sorted(admissions, key=lambda admission: admission.position)),
+        sums=tuple(sorted(sums, key=lambda pointer: pointer.replica_id)),
+        lost=tuple(map(redis_fields.to_lost, reply[6])),
+    )
 
 
 def _refused(offered: Contribution, found: bytes, number: int, cap: int) -> Admission | DiscoError:

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from roundstore.redis_faults import store_faults
+from roundstore.script_connections import ScriptConnections
 
 Argument = str | bytes | int
 Reply = list[Any]
@@ -48,14 +48,16 @@ class Script:
         self.codes = frozenset(int(code) for code in _CODE.findall(self._text))
         assert self.codes, f"{name}.lua does not say what it returns"
 
-    async def __call__(self, redis: Redis, *, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    async def __call__(
+        self, connections: ScriptConnections, *, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Reply:
         """Runs the script, also in a Redis that does not know it (anew). Raises StoreUnavailable."""
         self._check_arity(len(keys), len(arguments))
         with store_faults():
             try:
-                reply: Reply = await redis.evalsha(self.digest, len(keys), *keys, *arguments)
+                reply: Reply = await connections.call("EVALSHA", self.digest, len(keys), *keys, *arguments)
             except NoScriptError:
-                reply = await redis.eval(self._text, len(keys), *keys, *arguments)
+                reply = await connections.call("EVAL", self._text, len(keys), *keys, *arguments)
         assert reply[0] in self.codes, f"{self.name}.lua returned {reply[0]}, which its header does not know"
         return reply
 

@@ -156,12 +156,12 @@ class RoundStore(Protocol):
 
     async def start_closing(
         self, task_id: TaskId, *, epoch: str, number: int, closer: ReplicaId, until: float, now: float
-    ) -> RoundStatus:
-        """COLLECTING → AGGREGATING under a lease, or takes the lease over when it has ended. Raises NotDue.
+    ) -> ClosingRound:
+        """COLLECTING → AGGREGATING under a lease, or takes the lease over when it has ended; and reads the round.
 
         Behaviour: whether the round is due is judged by the caller on the
         status it read (`learning.federated.is_due`); the store checks epoch, number, state
-        and lease, atomically.
+        and lease, atomically. Raises NotDue, and StoredDataDamaged as `read_closing`: the lease is given then, too.
         """
 
     async def start_restoring(

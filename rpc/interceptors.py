@@ -43,6 +43,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._endless = frozenset(endless)
         self._clock = clock
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._endless_calls: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
@@ -50,10 +51,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None  # no such method: gRPC answers UNIMPLEMENTED
+        # A method has the same handler at every call, unless an interceptor behind this one refuses the call.
+        inner, wrapped = self._wrapped.get(details.method, (None, None))
+        if wrapped is None or inner is not handler:
+            wrapped = self._wrap(handler, details.method)
+            self._wrapped[details.method] = handler, wrapped
+        return wrapped
+
+    def _wrap(self, handler: Handler, method: str) -> Handler:
         behaviour = behaviour_of(handler)
         if handler.stream_unary is not None:
             behaviour = _reading_out(behaviour)
-        return with_behaviour(handler, self._surrounded(behaviour, details.method))
+        return with_behaviour(handler, self._surrounded(behaviour, method))
 
     def end_streams(self) -> None:
         """Ends the endless streams with SHUTDOWN, those that are open and those that are still to come."""

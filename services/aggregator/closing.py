@@ -3,7 +3,7 @@
 Knows when nothing of that (the coordinator does). Every step follows from what is stored
 and frozen, so any replica may repeat any of them at any time, also two at once:
 
-    start_closing     a lease keeps others from doing the same work; no more hangs on it
+    start_closing     a lease keeps others from doing the same work, no more hangs on it; and the round is read
     read, add, divide the round is frozen; its sums are read again until they have their digests. The one that this
                       replica has in memory still is not read: it is what was written, as its pointer tells
                       Where the rule needs every single contribution, those are read, and no sum
@@ -105,9 +105,11 @@ class Closing:
         """
         started = self._clock()
         try:
-            if not self.is_ours(status):
-                await self._lease(status)
-            contributions, ever = await self._publish(status)
+            if self.is_ours(status):
+                closing = await self._read(status)
+            else:
+                closing = await self._lease(status)
+            contributions, ever = await self._publish(closing)
             after = await self._store.finish_closing(
                 status.task_id,
                 epoch=status.epoch,
@@ -136,10 +138,10 @@ class Closing:
         noise_s = known.model_bytes / NOISE_BYTES_PER_S if known.aggregation.privacy else 0.0
         return self._lease_s + known.model_bytes / LEASE_BYTES_PER_S + noise_s
 
-    async def _lease(self, status: RoundStatus) -> None:
-        """Raises NotDue."""
+    async def _lease(self, status: RoundStatus) -> ClosingRound:
+        """Raises NotDue, StoredDataDamaged."""
         lease_s, now = await self.lease_s(status.task_id), self._clock()
-        aggregating = await self._store.start_closing(
+        closing = await self._store.start_closing(
             status.task_id,
             epoch=status.epoch,
             number=status.number,
@@ -147,24 +149,29 @@ class Closing:
             until=now + lease_s,
             now=now,
         )
-        self._rounds.saw(aggregating)
-        self._leased(aggregating)
+        self._rounds.saw(closing.status)
+        self._leased(closing.status)
+        return closing
 
-    async def _publish(self, status: RoundStatus) -> tuple[int, int]:
+    async def _read(self, status: RoundStatus) -> ClosingRound:
+        """Raises RoundMoved, StoredDataDamaged."""
+        return await self._store.read_closing(status.task_id, epoch=status.epoch, number=status.number)
+
+    async def _publish(self, closing: ClosingRound) -> tuple[int, int]:
         """Makes sure that the version exists; how many contributions it counts, and how many with those before it.
 
         Raises RoundMoved, StoredDataDamaged.
         """
-        attempts_left = READ_ATTEMPTS
+        status, attempts_left = closing.status, READ_ATTEMPTS
         while True:
-            closing = await self._store.read_closing(status.task_id, epoch=status.epoch, number=status.number)
-            if await self._rounds.is_behind(closing.status):
+            is_written = await self._rounds.has_next_entry(closing.status)
+            if is_written and await self._rounds.is_behind(closing.status):
                 return await self._published_before(closing)
             try:
-                # An entry that is there now is no version, but what a loss of power left.
-                return await self._make_version(closing, replace=await self._rounds.has_next_entry(closing.status))
+                # An entry that is there all the same is no version, but what a loss of power left.
+                return await self._make_version(closing, replace=is_written)
             except BlobExists:
-                continue  # the round store forgot this round while it was closed, and its successor was faster
+                pass  # the round store forgot this round while it was closed, and its successor was faster
             except Unreadable as unreadable:
                 # Perhaps the round moved on and its sums are deleted; reading the round again says so.
                 _log.error("sum.damaged", task_id=status.task_id, number=status.number, blob=unreadable.blob)
@@ -174,6 +181,7 @@ class Closing:
                 if not attempts_left:
                     raise StoredDataDamaged(name=unreadable.blob) from unreadable
                 await asyncio.sleep(self._read_pause_s)
+            closing = await self._read(status)
 
     async def _published_before(self, closing: ClosingRound) -> tuple[int, int]:
         """The version exists: by an earlier attempt at closing, or because the store forgot a round that was closed."""

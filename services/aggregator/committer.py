@@ -195,7 +195,8 @@ class Committer:
             try:
                 current = self._sum = await self._begin(status)
             except RoundMoved:
-                return  # far: it is read again
+                self._must_read = True  # far
+                return
         patience = COMMIT_S + current.size / COMMIT_BYTES_PER_S  # what committing without the others would take
         until = self._loop.time() + GATHERED_TIMES * patience
         self._taken = []
@@ -211,22 +212,31 @@ class Committer:
     async def _collecting(self) -> RoundStatus | None:
         """The round once it collects; None where nobody waits for that any more.
 
-        While the round that was seen last goes with the sum, it is not read again: should
-        it have moved, the commit says so, and nothing was changed. Nobody is refused by it.
+        The round that was seen last is not read again while it goes with the sum, nor to begin a sum where no hint
+        tells of anything later: should it have moved, the commit says so, and nothing was changed. Nobody is
+        refused by it.
         """
         seen = self._rounds.last_seen(self._task_id)
-        if seen is not None and self._sum is not None and self._sum.takes(seen) and not self._must_read:
-            return seen
+        if seen is not None and not self._must_read:
+            told = self._changes.newest(self._task_id)
+            if self._goes_on(seen) or (self._rounds.seen_at(self._task_id, told) and await self._may_begin(seen)):
+                self._was_read = None
+                return seen
         while self._waiting:
             hint = self._changes.next(self._task_id)
             status = await self._rounds.status(self._task_id)
             self._was_read, self._must_read = status, False
-            if self._sum is not None and self._sum.takes(status):
-                return status
-            if status.state is State.COLLECTING and not await self._rounds.is_behind(status):
+            if self._goes_on(status) or await self._may_begin(status):
                 return status
             await either(hint, seconds=LOOK_AGAIN_S)
         return None
+
+    def _goes_on(self, status: RoundStatus) -> bool:
+        """Whether the sum is one of this round, and the round collects."""
+        return self._sum is not None and self._sum.takes(status)
+
+    async def _may_begin(self, status: RoundStatus) -> bool:
+        return status.state is State.COLLECTING and not await self._rounds.is_behind(status)
 
     async def _another_comes(self, status: RoundStatus, until: float) -> bool:
         """Waits for another contribution while one is arriving, or is needed to close the round."""
@@ -341,7 +351,7 @@ class Committer:
                 self._counted.met(status, [group[index].participant_id for index in conflict.refused])
                 group = await self._without(conflict.refused, group, current)
             except RoundMoved:
-                self._sum = None
+                self._sum, self._must_read = None, True
                 self._put_back(group)
                 return
             except StoreUnavailable as fault:

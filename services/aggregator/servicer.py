@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -11,7 +12,7 @@ from disco.aggregator.v1 import aggregator_service_pb2
 from disco.aggregator.v1.round_pb2 import Receipt
 from disco.task.v1 import task_pb2
 
-from learning.federated import RoundStatus, is_due
+from learning.federated import RoundStatus, State, is_due
 from learning.ids import ParticipantId, participant_id, task_id, valid_id
 from learning.refusals import MalformedMessage, Refusal, StreamStalled, TooLarge
 from roundstore.store import RoundStore
@@ -42,6 +43,8 @@ MAX_LEASES = 10_000
 MAX_METADATA_BYTES = 64 << 10
 WATCH_AGAIN_S = 10.0
 """How often a watcher's round is read where no hint comes: hints may be lost."""
+PASSING_S = 0.02
+"""Watchers do not hear of a round that is complete, or being closed, for a shorter time than this: of the next one."""
 
 
 class AggregatorServicer(HistoryCalls):
@@ -160,9 +163,16 @@ class AggregatorServicer(HistoryCalls):
         task = task_id(request.task_id)
         seen: tuple[str, int] | None = None
         told: tuple[str, int] | None = None
+        passes_until = -math.inf  # who begins to watch is told of what there is
         while True:
-            hint = self._changes.next(task)
+            hint, now = self._changes.next(task), asyncio.get_running_loop().time()
             status = self._rounds.seen_at(task, told) or await self._rounds.status(task)
+            if not _is_passing(status, self._clock()):
+                passes_until = now + PASSING_S
+            elif now < passes_until:
+                await either(hint, seconds=passes_until - now)
+                told = self._changes.newest(task) if hint.is_set() else told
+                continue
             if seen != (status.epoch, status.revision):
                 seen = status.epoch, status.revision
                 # Returns when there is room in the stream: a slow reader skips what happens meanwhile.
@@ -248,6 +258,11 @@ class AggregatorServicer(HistoryCalls):
             digest=header.sha256.hex(),
             sample_count=header.sample_count,
         )
+
+
+def _is_passing(status: RoundStatus, now: float) -> bool:
+    """Whether the next round follows at once, in all likelihood."""
+    return status.state is State.AGGREGATING or is_due(status, now)
 
 
 def _connection(text: str) -> str:

@@ -42,36 +42,36 @@ async def test_a_blob_that_is_no_slot_is_deleted(tmp_path: Path) -> None:
 
 
 def test_no_more_is_kept_than_the_limit(tmp_path: Path, folder: Path) -> None:
-    spare = SpareFiles(folder, limit_bytes=10)
+    spare = SpareFiles(str(folder), limit_bytes=10)
     for name, size in (("a", 6), ("b", 5), ("c", 4)):
         (tmp_path / name).write_bytes(bytes(size))
-        spare.keep(tmp_path / name)
+        spare.keep(str(tmp_path / name))
     assert (tmp_path / "b").exists()
     assert sorted(file.stat().st_size for file in folder.iterdir()) == [4, 6]
-    spare.use(tmp_path / "d")  # one of four
-    spare.keep(tmp_path / "b")
+    spare.use(str(tmp_path / "d"))  # one of four
+    spare.keep(str(tmp_path / "b"))
     assert (tmp_path / "d").stat().st_size == 4
     assert [file.stat().st_size for file in folder.iterdir()] == [6]
-    spare.use(tmp_path / "e")
-    spare.keep(tmp_path / "b")
+    spare.use(str(tmp_path / "e"))
+    spare.keep(str(tmp_path / "b"))
     assert [file.stat().st_size for file in folder.iterdir()] == [5]
 
 
 def test_a_slot_that_is_there_stays(tmp_path: Path, folder: Path) -> None:
-    spare = SpareFiles(folder)
+    spare = SpareFiles(str(folder))
     (tmp_path / "old").write_bytes(b"old")
-    spare.keep(tmp_path / "old")
+    spare.keep(str(tmp_path / "old"))
     (tmp_path / "slot").write_bytes(b"committed")
-    spare.use(tmp_path / "slot")
+    spare.use(str(tmp_path / "slot"))
     assert (tmp_path / "slot").read_bytes() == b"committed"
 
 
 def test_a_spare_file_that_somebody_removed_is_not_missed(tmp_path: Path, folder: Path) -> None:
-    spare = SpareFiles(folder)
+    spare = SpareFiles(str(folder))
     (tmp_path / "old").write_bytes(b"old")
-    spare.keep(tmp_path / "old")
+    spare.keep(str(tmp_path / "old"))
     for file in folder.iterdir():
         file.unlink()
-    spare.use(tmp_path / "sub" / "slot")
-    spare.keep(tmp_path / "sub" / "slot")
+    spare.use(str(tmp_path / "sub" / "slot"))
+    spare.keep(str(tmp_path / "sub" / "slot"))
     assert list((tmp_path / "sub").iterdir()) == list(folder.iterdir()) == []

@@ -84,7 +84,8 @@ async def contributed(store: RoundStore, *who: ParticipantId, now: float = 2.0) 
 async def closing(store: RoundStore, until: float = 30.0) -> RoundStatus:
     """A round with two contributions that the first replica closes."""
     await contributed(store, ALICE, BOB)
-    return await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=until, now=20.0)
+    read = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=until, now=20.0)
+    return read.status
 
 
 class RoundStoreContract:
@@ -155,8 +156,8 @@ class RoundStoreContract:
             )
         fresh_epochs.append("second")
         assert await store.open_round(TASK, POLICY, number=7, now=3.0) == replace(a_status(), epoch="second")
-        closing = await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=9.0, now=3.0)
-        assert closing.state is State.AGGREGATING
+        started = await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=9.0, now=3.0)
+        assert started.status.state is State.AGGREGATING
         assert (await store.read_closing(TASK, epoch="second", number=7)).admissions == ()
 
     async def test_dropping_a_round_that_is_not_there_changes_nothing(self, store: RoundStore) -> None:
@@ -395,17 +396,19 @@ class RoundStoreContract:
 
     async def test_a_closer_is_given_a_lease(self, store: RoundStore) -> None:
         before = await contributed(store, ALICE, BOB)
-        status = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=ODD_TIME, now=20.0)
-        assert status == replace(before, state=State.AGGREGATING, revision=2, closer=REPLICA, closer_until=ODD_TIME)
-        assert await store.read_status(TASK) == status
+        started = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=ODD_TIME, now=20.0)
+        assert started.status == replace(
+            before, state=State.AGGREGATING, revision=2, closer=REPLICA, closer_until=ODD_TIME
+        )
+        assert await store.read_status(TASK) == started.status
 
     async def test_nobody_takes_over_before_the_closers_lease_ends(self, store: RoundStore) -> None:
         await closing(store, until=ODD_TIME)
         for closer in (REPLICA, OTHER_REPLICA):
             with pytest.raises(NotDue):
                 await store.start_closing(TASK, epoch=EPOCH, number=7, closer=closer, until=2e9, now=1763686800.1234565)
-        status = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=2e9, now=ODD_TIME)
-        assert (status.closer, status.closer_until, status.revision) == (OTHER_REPLICA, 2e9, 3)
+        started = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=2e9, now=ODD_TIME)
+        assert (started.status.closer, started.status.closer_until, started.status.revision) == (OTHER_REPLICA, 2e9, 3)
 
     async def test_a_closers_lease_is_compared_as_a_number(self, store: RoundStore) -> None:
         await contributed(store, ALICE, BOB, now=2.0)
@@ -417,13 +420,13 @@ class RoundStoreContract:
 
     async def test_taking_over_on_the_same_terms_is_no_change(self, store: RoundStore) -> None:
         status = await closing(store, until=30.0)
-        again = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=30.0)
-        assert again == status
+        started = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=30.0)
+        assert started.status == status
 
     async def test_whoever_takes_over_to_the_same_moment_is_the_closer(self, store: RoundStore) -> None:
         status = await closing(store, until=30.0)
-        taken = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=30.0, now=30.0)
-        assert taken == replace(status, closer=OTHER_REPLICA, revision=3)
+        started = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=30.0, now=30.0)
+        assert started.status == replace(status, closer=OTHER_REPLICA, revision=3)
 
     @pytest.mark.parametrize(("epoch", "number"), [("other", 7), (EPOCH, 6), (EPOCH, 8)])
     async def test_no_restoring_starts_in_another_round(self, store: RoundStore, epoch: str, number: int) -> None:
@@ -459,9 +462,9 @@ class RoundStoreContract:
             await store.commit_group(
                 TASK, epoch=EPOCH, number=7, pointer=a_pointer(1, 4, replica_id), group=[a_contribution(who)], now=2.0
             )
-        status = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=20.0)
+        started = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, now=20.0)
         read = await store.read_closing(TASK, epoch=EPOCH, number=7)
-        assert read.status == status
+        assert read == started
         assert read.admissions == (an_admission(CAROL, 0), an_admission(ALICE, 1), an_admission(BOB, 2))
         assert read.sums == (
             a_pointer(1, 4, ReplicaId("replica-0")),
@@ -580,8 +583,8 @@ class RoundStoreContract:
         pointer = a_pointer(1, 4, OTHER_REPLICA)
         admitted, _ = await store.commit_group(TASK, epoch="second", number=7, pointer=pointer, group=group, now=40.0)
         assert admitted == [an_admission(ALICE, 2)]
-        await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
-        read = await store.read_closing(TASK, epoch="second", number=7)
+        read = await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
+        assert await store.read_closing(TASK, epoch="second", number=7) == read
         assert read.admissions == (an_admission(BOB, 1), an_admission(ALICE, 2))
         assert read.sums == (a_pointer(), pointer)
         assert read.lost == (an_admission(ALICE, 0),)
@@ -595,8 +598,8 @@ class RoundStoreContract:
             TASK, epoch=EPOCH, number=7, revision=2, participant_ids=[ALICE, BOB], sums={REPLICA: None}
         )
         assert status == replace(a_status(), epoch="second", revision=3, lost=2)
-        await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
-        read = await store.read_closing(TASK, epoch="second", number=7)
+        read = await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
+        assert await store.read_closing(TASK, epoch="second", number=7) == read
         assert (read.admissions, read.sums) == ((), ())
         assert read.lost == (an_admission(ALICE, 0), an_admission(BOB, 1))
 
@@ -651,8 +654,8 @@ class RoundStoreContract:
         assert await store.read_status(TASK) == status
         assert await store.find_admission(TASK, ALICE, rounds=[7, 8]) == [an_admission(ALICE, 0)]
         assert await store.find_admission(TASK, CAROL, rounds=[7, 8]) == []
-        await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
-        read = await store.read_closing(TASK, epoch="second", number=7)
+        read = await store.start_closing(TASK, epoch="second", number=7, closer=REPLICA, until=90.0, now=60.0)
+        assert await store.read_closing(TASK, epoch="second", number=7) == read
         assert (read.admissions, read.lost) == ((an_admission(ALICE, 0), an_admission(BOB, 1)), ())
         assert read.sums == (a_pointer(2, 8),)
         assert (await store.finish_closing(TASK, epoch="second", number=7)).contributions_ever == 2
@@ -721,8 +724,8 @@ class RoundStoreContract:
     async def test_whoever_takes_over_finds_what_is_restored(self, store: RoundStore) -> None:
         await opened(store)
         await store.start_restoring(TASK, epoch=EPOCH, number=7, closer=REPLICA, until=30.0, restoring=RESTORING)
-        taken = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=60.0, now=30.0)
-        assert (taken.closer, taken.restoring) == (OTHER_REPLICA, RESTORING)
+        started = await store.start_closing(TASK, epoch=EPOCH, number=7, closer=OTHER_REPLICA, until=60.0, now=30.0)
+        assert (started.status.closer, started.status.restoring) == (OTHER_REPLICA, RESTORING)
 
     async def test_the_oldest_base_stays_through_the_rounds_that_follow(self, store: RoundStore) -> None:
         await opened(store)

@@ -169,13 +169,13 @@ class Pair:
         self._sums: dict[ReplicaId, SumPointer] = {}
         self._closed: dict[int, dict[ReplicaId, SumPointer]] = {}
         self._task = TaskId("task")
+        self._redis = RedisRoundStore(client, lambda: f"epoch-{self.epoch}")
 
     async def begin(self) -> None:
         await self._client.flushall()
         self.epoch += 1
         self._sums, self._closed = {}, {}
         self._memory = MemoryRoundStore(lambda: f"epoch-{self.epoch}")
-        self._redis = RedisRoundStore(self._client, lambda: f"epoch-{self.epoch}")
         await self._same("open", lambda store: store.open_round(self._task, POLICIES[0], number=2, now=self.now))
 
     async def play(self, event: Event) -> None:

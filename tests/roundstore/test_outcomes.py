@@ -41,7 +41,7 @@ DIRECTED: dict[str, list[tuple[str, tuple[Event, ...]]]] = {
         ("RoundMoved", (*CLOSING, OTHERWISE)),
     ],
     "start": [
-        ("RoundStatus", CLOSING),
+        ("ClosingRound", CLOSING),
         ("NotDue", (StartClosing(REPLICAS[0], 2.5, True, 1),)),
         ("NotDue", (*CLOSING, StartClosing(REPLICAS[1], 2.5, True, 0))),
     ],

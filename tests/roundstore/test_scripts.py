@@ -11,6 +11,7 @@ from learning.ids import PeerId, TaskId
 from learning.policy import Policy
 from roundstore import redis_fields, redis_keys
 from roundstore.redis_store import Code
+from roundstore.script_connections import ScriptConnections
 from roundstore.scripts import Argument, Reply, Script
 
 LUA = resources.files("roundstore") / "lua"
@@ -32,7 +33,7 @@ ALL_KEYS = {
     "leave_round": [*STATUS_KEYS, KEYS.admissions, CONNECTIONS],
     "expire_leases": [*STATUS_KEYS, KEYS.admissions, CONNECTIONS],
     "commit_group": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, NORMS],
-    "start_closing": STATUS_KEYS,
+    "start_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
     "start_restoring": STATUS_KEYS,
     "read_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, LOST],
     "finish_closing": [*STATUS_KEYS, KEYS.admissions, KEYS.sums, *CLOSED, LOST],
@@ -99,7 +100,7 @@ HISTORIES: dict[tuple[str, int], list[tuple[str, list[Argument]]]] = {
 async def called(client: redis.asyncio.Redis, history: list[tuple[str, list[Argument]]]) -> Reply:
     reply: Reply = []
     for name, arguments in history:
-        reply = await Script(name)(client, keys=ALL_KEYS[name], arguments=arguments)
+        reply = await Script(name)(ScriptConnections(client), keys=ALL_KEYS[name], arguments=arguments)
     return reply
 
 
@@ -156,7 +157,7 @@ async def test_another_number_of_keys_or_arguments_is_a_bug(
     redis_client: redis.asyncio.Redis, name: str, keys: int, arguments: int
 ) -> None:
     with pytest.raises(AssertionError, match=rf"{name}\.lua takes "):
-        await Script(name)(redis_client, keys=["key"] * keys, arguments=["1"] * arguments)
+        await Script(name)(ScriptConnections(redis_client), keys=["key"] * keys, arguments=["1"] * arguments)
     assert await redis_client.keys() == []
 
 
@@ -164,7 +165,7 @@ async def test_a_code_that_the_header_does_not_name_is_a_bug(redis_client: redis
     script = Script("hold_signal")
     script.codes = frozenset({-5})
     with pytest.raises(AssertionError, match=r"hold_signal\.lua returned 1, which its header does not know"):
-        await script(redis_client, keys=[HELD], arguments=HOLD[1])
+        await script(ScriptConnections(redis_client), keys=[HELD], arguments=HOLD[1])
 
 
 async def test_a_wrong_value_goes_up_as_the_bug_it_is(redis_client: redis.asyncio.Redis) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Self, cast
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from roundstore import redis_keys
 from roundstore.redis_store import RedisRoundStore
@@ -56,6 +58,10 @@ class InlineRedis:
 
         return run
 
+    @property
+    def connection_pool(self) -> InlinePool:
+        return InlinePool(self)
+
     def pipeline(self, **kwargs: Any) -> InlinePipeline:
         return InlinePipeline(self._client.pipeline(**kwargs))
 
@@ -71,6 +77,36 @@ class InlineRedis:
             if message is not None and message["type"] == "message":
                 for queue in self._subscribers:
                     queue.put_nowait(message)
+
+
+class InlinePool:
+    """Where connections come from. All are the one that the client has."""
+
+    def __init__(self, redis: InlineRedis) -> None:
+        self._redis = redis
+
+    async def get_connection(self) -> InlineConnection:
+        return InlineConnection(self._redis)
+
+    async def release(self, connection: InlineConnection) -> None:
+        pass
+
+
+class InlineConnection:
+    """One command, and then its answer."""
+
+    def __init__(self, redis: InlineRedis) -> None:
+        self._redis = redis
+        self.retry = Retry(NoBackoff(), retries=0)
+
+    async def send_command(self, *command: Any) -> None:
+        self._command = command
+
+    async def read_response(self) -> Any:
+        return await self._redis.execute_command(*self._command)
+
+    async def disconnect(self) -> None:
+        pass
 
 
 class InlinePipeline:

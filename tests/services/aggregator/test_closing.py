@@ -92,7 +92,6 @@ async def check_closed_by(room: Room, member: Member) -> None:
     ("method", "trouble"),
     [
         ("start_closing", die_after),
-        ("read_closing", die),
         ("finish_closing", die),
         ("finish_closing", die_after),
     ],
@@ -135,7 +134,7 @@ async def test_closer_that_died_between_weights_and_ledger_entry_left_nothing_th
 async def test_nobody_else_closes_while_the_lease_lasts(store: RedisRoundStore, tmp_path: Path) -> None:
     async with a_due_round(store, tmp_path) as (room, closer, troubled):
         held = Held()
-        troubled.trouble("read_closing", held)
+        troubled.trouble("finish_closing", held)
         closing = asyncio.create_task(closer.replica.closing.close(await room.status()))
         await held.reached.wait()
         other = room.new_replica()
@@ -308,7 +307,7 @@ async def test_uncommitted_group_of_a_dead_replica_is_not_in_the_version(
 
 async def test_lease_is_longer_for_larger_models(store: RedisRoundStore, tmp_path: Path) -> None:
     async with a_due_round(store, tmp_path) as (room, closer, troubled):
-        troubled.trouble("read_closing", die)
+        troubled.trouble("finish_closing", die)
         now = room.clock()
         with pytest.raises(Died):
             await closer.replica.closing.close(await room.status())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from learning.refusals import (
     WeightsOutOfBound,
 )
 from roundstore.redis_store import RedisRoundStore
+from roundstore.store import Hint
 from tests.services.aggregator.room import BASE, TASK, Member, Room, exact_mean, octets, opened, weights_of
 from tests.services.aggregator.troubled_store import Held, Late, Trouble, TroubledStore, fail, lose_answer, send_twice
+from tests.waiting import eventually
 
 A, B, C, D = (weights_of(seed) for seed in range(4))
 
@@ -305,7 +308,7 @@ async def test_contribution_that_the_round_moved_away_from_is_checked_against_th
 async def test_contributions_wait_while_a_round_is_being_closed(store: RedisRoundStore, tmp_path: Path) -> None:
     troubled, held = TroubledStore(store), Held()
     async with opened(store, tmp_path, policy(2, staleness_weights=(2, 1))) as room, room.member(troubled) as member:
-        troubled.trouble("read_closing", held)
+        troubled.trouble("finish_closing", held)
         await asyncio.gather(member.submit("a", A), member.submit("b", B))
         await held.reached.wait()
         # Version 1 can be read a moment before round 1 is open.
@@ -323,7 +326,7 @@ async def test_contribution_that_will_be_late_when_the_round_is_closed_is_refuse
 ) -> None:
     troubled, held = TroubledStore(store), Held()
     async with opened(store, tmp_path, policy(1)) as room, room.member(troubled) as member:
-        troubled.trouble("read_closing", held)
+        troubled.trouble("finish_closing", held)
         await member.submit("a", A)
         await held.reached.wait()
         with pytest.raises(RoundStale):
@@ -339,7 +342,7 @@ async def test_contribution_that_is_not_admitted_in_time_is_sent_back_and_not_co
         opened(store, tmp_path, policy(1, staleness_weights=(2, 1))) as room,
         room.member(troubled, answer_s=0.05) as member,
     ):
-        troubled.trouble("read_closing", held)
+        troubled.trouble("finish_closing", held)
         await member.submit("a", A)
         await held.reached.wait()
         with pytest.raises(StoreUnavailable):
@@ -424,3 +427,65 @@ async def test_weight_beyond_the_cap_is_refused_and_lighter_ones_still_fit(
             await members[0].submit("b", B, sample_count=2**63)
         await members[0].submit("b", B, sample_count=2)
         await check_version(room, members[0], 1, {"a": (A, 8), "b": (B, 2)})
+
+
+async def test_a_round_that_this_replica_opened_itself_is_not_read_again_to_begin_its_sum(
+    store: RedisRoundStore, tmp_path: Path
+) -> None:
+    troubled = TroubledStore(store)
+    async with opened(store, tmp_path, policy(1)) as room, room.member(troubled) as member:
+
+        async def closed() -> bool:
+            return (await room.status()).number == troubled.calls["finish_closing"] == troubled.calls["commit_group"]
+
+        await member.submit("a", A)
+        await eventually(closed)
+        before = troubled.calls["read_status"]
+        for number in (1, 2, 3):
+            await member.submit("a", A, round=number)
+            await eventually(closed)
+        assert troubled.calls["read_status"] == before
+        assert troubled.calls["commit_group"] == 4
+
+
+async def test_contribution_to_a_round_that_collects_no_more_though_no_hint_said_so_waits_for_the_next(
+    store: RedisRoundStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What should happen: what was seen last is believed, the commit finds that it is not so, the round is waited for.
+    # What should not happen: the same commit again and again; a refusal.
+    class HardOfHearing(TroubledStore):
+        """Hears of the first change, and of none after it."""
+
+        async def watch(self) -> AsyncIterator[Hint]:
+            async for hint in self._store.watch():
+                yield hint
+                if hint.seen_at is not None:
+                    await asyncio.Event().wait()
+
+    monkeypatch.setattr("services.aggregator.committer.LOOK_AGAIN_S", 0.01)
+    deaf, troubled, held = HardOfHearing(store), TroubledStore(store), Held(after=True)
+    async with (
+        opened(store, tmp_path, policy(2, staleness_weights=(2, 1))) as room,
+        room.member(deaf) as first,
+        room.member(troubled) as second,
+    ):
+        await first.join("late")
+
+        async def heard() -> bool:
+            return first.replica.changes.newest(TASK) is not None
+
+        await eventually(heard)
+        await first.round()
+        troubled.trouble("start_closing", held)
+        await asyncio.gather(second.submit("a", A), second.submit("b", B))
+        await held.reached.wait()
+        late = asyncio.create_task(first.submit("late", C))
+
+        async def was_refused_by_the_store() -> bool:
+            return deaf.calls["commit_group"] == 1 and deaf.calls["read_status"] > 5
+
+        await eventually(was_refused_by_the_store)
+        held.release.set()
+        receipt = await late
+        assert (receipt.round, receipt.weight) == (1, 1)
+        assert deaf.calls["commit_group"] == 2

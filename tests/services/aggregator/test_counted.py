@@ -80,10 +80,8 @@ async def test_other_weights_are_refused_in_the_round_that_collects_only(tmp_pat
     store, status = await a_store_with(("x", 0), ("y", 1))
     with pytest.raises(DuplicateContribution):
         await found(store, status, "z", 1, blobs=blobs)
-    aggregating = await store.start_closing(
-        TASK, epoch=status.epoch, number=1, closer=ReplicaId("r"), until=9.0, now=1.0
-    )
-    assert await found(store, aggregating, "z", 1, blobs=blobs) is None  # it would be judged in the next round
+    started = await store.start_closing(TASK, epoch=status.epoch, number=1, closer=ReplicaId("r"), until=9.0, now=1.0)
+    assert await found(store, started.status, "z", 1, blobs=blobs) is None  # it would be judged in the next round
 
 
 async def test_what_the_store_has_forgotten_is_found_in_the_ledger_and_nothing_else_is(tmp_path: Path) -> None:

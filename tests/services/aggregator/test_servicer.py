@@ -50,6 +50,7 @@ from tests.services.aggregator.room import (
     opened,
     weights_of,
 )
+from tests.services.aggregator.troubled_store import Held, TroubledStore
 from tests.waiting import eventually
 
 A, B = weights_of(0), weights_of(1)
@@ -316,6 +317,35 @@ async def test_rounds_are_watched_as_snapshots_and_the_stream_ends_with_the_proc
         member.stop.set()
         with pytest.raises(ShuttingDown):
             await anext(rounds)
+
+
+async def test_watcher_hears_of_the_next_round_instead_of_one_that_passes(
+    store: RedisRoundStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.aggregator.servicer.PASSING_S", WAIT_S)
+    async with asyncio.timeout(WAIT_S), opened(store, tmp_path, QUORUM_OF_TWO) as room, room.member() as member:
+        rounds = aiter(member.stub.WatchRounds(aggregator_service_pb2.WatchRoundsRequest(task_id=TASK)))
+        seen = [(await anext(rounds)).round]
+        await member.submit("a", A)
+        await member.submit("b", B)
+        while seen[-1].number == 0:
+            seen.append((await anext(rounds)).round)
+        assert [(told.number, told.contributions) for told in seen] == [(0, 0), (0, 1), (1, 0)]
+
+
+async def test_watcher_hears_of_a_round_that_is_being_closed_for_longer(store: RedisRoundStore, tmp_path: Path) -> None:
+    troubled, held = TroubledStore(store), Held(after=True)
+    async with asyncio.timeout(WAIT_S), opened(store, tmp_path, QUORUM_OF_TWO) as room, room.member(troubled) as member:
+        troubled.trouble("start_closing", held)
+        rounds = aiter(member.stub.WatchRounds(aggregator_service_pb2.WatchRoundsRequest(task_id=TASK)))
+        await asyncio.gather(member.submit("a", A), member.submit("b", B))
+        while (await anext(rounds)).round.state != round_pb2.Round.STATE_AGGREGATING:
+            pass
+        # And who begins to watch hears of it at once.
+        others = aiter(member.stub.WatchRounds(aggregator_service_pb2.WatchRoundsRequest(task_id=TASK)))
+        assert (await anext(others)).round.state == round_pb2.Round.STATE_AGGREGATING
+        held.release.set()
+        assert (await anext(rounds)).round.number == 1
 
 
 async def test_slow_watcher_gets_the_newest_round_only(store: RedisRoundStore, tmp_path: Path) -> None:

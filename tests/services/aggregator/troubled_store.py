@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,6 +21,8 @@ class TroubledStore:
     def __init__(self, store: RoundStore) -> None:
         self._store = store
         self._troubles: dict[str, deque[Trouble]] = defaultdict(deque)
+        self.calls: Counter[str] = Counter()
+        """How often each method was called."""
 
     def trouble(self, method: str, *troubles: Trouble) -> None:
         """The next calls of a method meet these, one each."""
@@ -35,6 +37,7 @@ class TroubledStore:
             def call() -> Awaitable[Any]:
                 return passed_on(*args, **kwargs)  # type: ignore[no-any-return]
 
+            self.calls[name] += 1
             troubles = self._troubles[name]
             return await (troubles.popleft()(call) if troubles else call())
 

@@ -208,7 +208,8 @@ class AggregatorServiceServicer:
 
     def WatchRounds(self, request, context):
         """Streams the round: at once as it is, then after every change. Snapshots,
-        not differences: one that is skipped costs nothing.
+        not differences: one that is skipped costs nothing. Skipped is what lasts
+        for a moment only: a round that is complete and being closed.
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

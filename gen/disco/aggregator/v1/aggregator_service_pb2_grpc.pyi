@@ -77,7 +77,8 @@ class AggregatorServiceStub:
     """
     WatchRounds: _grpc.UnaryStreamMultiCallable[_aggregator_service_pb2.WatchRoundsRequest, _aggregator_service_pb2.WatchRoundsResponse]
     """Streams the round: at once as it is, then after every change. Snapshots,
-    not differences: one that is skipped costs nothing.
+    not differences: one that is skipped costs nothing. Skipped is what lasts
+    for a moment only: a round that is complete and being closed.
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
     """
     ReadVersion: _grpc.UnaryStreamMultiCallable[_aggregator_service_pb2.ReadVersionRequest, _aggregator_service_pb2.ReadVersionResponse]
@@ -197,7 +198,8 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     """
     WatchRounds: _aio.UnaryStreamMultiCallable[_aggregator_service_pb2.WatchRoundsRequest, _aggregator_service_pb2.WatchRoundsResponse]  # type: ignore[assignment]
     """Streams the round: at once as it is, then after every change. Snapshots,
-    not differences: one that is skipped costs nothing.
+    not differences: one that is skipped costs nothing. Skipped is what lasts
+    for a moment only: a round that is complete and being closed.
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
     """
     ReadVersion: _aio.UnaryStreamMultiCallable[_aggregator_service_pb2.ReadVersionRequest, _aggregator_service_pb2.ReadVersionResponse]  # type: ignore[assignment]
@@ -356,7 +358,8 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_aggregator_service_pb2.WatchRoundsResponse], _abc.AsyncIterator[_aggregator_service_pb2.WatchRoundsResponse]]:
         """Streams the round: at once as it is, then after every change. Snapshots,
-        not differences: one that is skipped costs nothing.
+        not differences: one that is skipped costs nothing. Skipped is what lasts
+        for a moment only: a round that is complete and being closed.
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
         """
 
