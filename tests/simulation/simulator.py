@@ -134,11 +134,9 @@ class Schedule:
                 world.violated(f"{participant.name} waits for an answer for ever")
             else:
                 player.result()
-        await self._settle()
+        await self._read_when_settled()
         for name in [] if world.power_cuts else self._blobs.changed:
             world.violated(f"{name} was written again, and changed")
-        if not world.violations:
-            self.outcome = await read_outcome(self._store, self._blobs, self.sent, power_cuts=world.power_cuts)
 
     def _slot(self, number: int) -> Slot:
         plan = self._plan
@@ -186,6 +184,15 @@ class Schedule:
                     slot.process.kill()
             self._blobs.fail()
             store.fail()
+
+    async def _read_when_settled(self) -> None:
+        """What somebody sent who has left since, or what arrives late, may come in while all of it is being read."""
+        while not self._world.violations:
+            await self._settle()
+            outcome = await read_outcome(self._store, self._blobs, self.sent, power_cuts=self._world.power_cuts)
+            if outcome.status == await self._store.read_status(TASK_ID):
+                self.outcome = outcome
+                return
 
     async def _settle(self) -> None:
         """Waits until nothing will happen any more."""
