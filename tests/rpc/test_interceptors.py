@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,6 +16,8 @@ from structlog.testing import capture_logs
 
 from learning.refusals import InternalError, RoundStale, ShuttingDown, StoreUnavailable
 from rpc.channel import connect
+from rpc.interceptors import CallInterceptor
+from rpc.metrics import CallMetrics
 from rpc.status import DETAILS_KEY, translated
 from tests.rpc.echo_service import METHODS, SERVICE, call, call_into, echo_handlers, running
 from tests.waiting import eventually
@@ -296,3 +299,19 @@ class TestAnEarlyAnswer:
     async def test_does_not_wait_for_ever_for_a_client_that_sends_no_more(self) -> None:
         async with running(self.handlers(None)) as server, asyncio.timeout(10):
             assert await self.upload(server.target, pause=asyncio.Event()) == b"receipt"
+
+
+async def test_a_method_is_wrapped_once_and_again_only_around_another_handler() -> None:
+    handlers: list[Any] = [grpc.unary_unary_rpc_method_handler(nothing) for _ in range(2)]
+    calls = CallInterceptor(CallMetrics(CollectorRegistry()))
+
+    async def wrapped(handler: Any) -> Any:
+        async def continuation(_details: Any) -> Any:
+            return handler
+
+        return await calls.intercept_service(continuation, SimpleNamespace(method="/service/method"))
+
+    first = await wrapped(handlers[0])
+    assert await wrapped(handlers[0]) is first
+    assert await wrapped(handlers[1]) is not first  # as that of an interceptor that refuses the call
+    assert await wrapped(None) is None
