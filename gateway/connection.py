@@ -23,11 +23,11 @@ import structlog
 from starlette.types import Receive, Send
 
 from gateway.close_codes import close_frame
+from gateway.decoding import Decoding
 from gateway.dialects.messages import ClientMessage, ServerMessage
 from gateway.metrics import GatewayMetrics
 from gateway.outbox import Outbox
 from learning.refusals import DiscoError, InternalError, MalformedMessage
-from rpc.off_loop import off_loop
 
 Call = TypeVar("Call")
 Event = TypeVar("Event", contravariant=True)
@@ -77,10 +77,19 @@ class _SocketEnded(Exception):
 class Connection(Generic[Call, Event]):
     """Run it once, with `run`."""
 
-    def __init__(self, session: Session[Call, Event], codec: Codec, outbox: Outbox, *, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        session: Session[Call, Event],
+        codec: Codec,
+        outbox: Outbox,
+        *,
+        decoding: Decoding,
+        metrics: GatewayMetrics,
+    ) -> None:
         self._session = session
         self._codec = codec
         self._outbox = outbox
+        self._decoding = decoding
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._group = asyncio.TaskGroup()
@@ -151,7 +160,7 @@ class Connection(Generic[Call, Event]):
     async def _decoded(self, frame: bytes | None) -> ClientMessage:
         if frame is None:
             raise MalformedMessage(problem="text frames mean nothing here")
-        return await off_loop(len(frame), self._codec.decode, frame)
+        return await self._decoding.decoded(frame, self._codec.decode)
 
     async def _write(self, send: Send) -> None:
         while True:

@@ -21,7 +21,7 @@ from disco.aggregator.v1.round_pb2 import Receipt
 
 from learning.refusals import NotHandedOver
 from rpc.channel import retrying
-from rpc.chunks import CHUNK_BYTES, written_chunks_of
+from rpc.chunks import CHUNK_BYTES, written_chunks_of, written_with
 from rpc.handover import STREAMED_FOR_S, Handover
 from rpc.off_loop import off_loop
 
@@ -64,8 +64,8 @@ class Submitting:
         request = HandOverContributionRequest(task_id=task_id, participant_id=participant_id, round=round)
         size = len(weights)
         if size <= CHUNK_BYTES:
-            request.octets = bytes(weights)
-            return await self._in_one_message(request)
+            octets = HandOverContributionRequest.OCTETS_FIELD_NUMBER
+            return await self._in_one_message(written_with(request, octets, weights))
         if self._handover is not None and self._hands_over(size):
             handed_over = self._handover.told(weights)  # the room is ours as long as the caller refers to the weights
             if handed_over is not None:
@@ -77,7 +77,7 @@ class Submitting:
                     _log.info("contribution.not_handed_over", streamed_for_s=STREAMED_FOR_S)
         return await self._as_stream(task_id, participant_id, round=round, weights=weights)
 
-    async def _in_one_message(self, request: HandOverContributionRequest) -> Receipt:
+    async def _in_one_message(self, request: Any) -> Receipt:  # the stub knows messages only, as with streams
         answer = await retrying(
             lambda: self._aggregator.HandOverContribution(request, timeout=SUBMIT_WITHIN_S), seconds=SUBMIT_WITHIN_S
         )

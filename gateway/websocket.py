@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.connection import Codec, Connection, Ending
+from gateway.decoding import Decoding
 from gateway.dialect_choice import DialectChoice
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.messages import ClientMessage, Contribute
@@ -104,6 +105,7 @@ class WebSocketEndpoint:
         self._submitting = submitting
         self._versions = versions
         self._metrics = metrics
+        self._decoding = Decoding()
         self._introductions = Introductions()
         self._notes = RefusalNotes(self._aggregator, metrics)
         self._open: dict[asyncio.Task[object], Callable[[DiscoError], None]] = {}
@@ -207,7 +209,7 @@ class WebSocketEndpoint:
             poll_hold_s=self._settings.poll_hold_s,
         )
         connection: Connection[federated_terms.Call, federated_terms.Event] = Connection(
-            session, codec, self._new_outbox(), metrics=self._metrics
+            session, codec, self._new_outbox(), decoding=self._decoding, metrics=self._metrics
         )
         calls = FederatedCalls(
             task,
@@ -240,7 +242,7 @@ class WebSocketEndpoint:
             client_id=upgrade.route.client_id, patience_s=dialect.manners.peer_patience_s
         )
         connection: Connection[decentralized.Call, decentralized.Event] = Connection(
-            session, codec, self._new_outbox(), metrics=self._metrics
+            session, codec, self._new_outbox(), decoding=self._decoding, metrics=self._metrics
         )
         link = SignalingLink(
             upgrade.route.task_id,

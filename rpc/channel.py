@@ -114,8 +114,11 @@ class DiscoChannel(grpc.aio.Channel):
         self._channel = channel
         self._metadata = metadata
 
-    def unary_unary(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._channel.unary_unary(*args, **options), self._metadata, deadline=CALL_DEADLINE_S)
+    def unary_unary(self, method: str, request_serializer: Any = None, *args: Any, **options: Any) -> Any:
+        """Takes a message, or one that is `Written` already."""
+        serializer = request_serializer and _unless_written(request_serializer)
+        start = self._channel.unary_unary(method, serializer, *args, **options)
+        return _Method(start, self._metadata, deadline=CALL_DEADLINE_S)
 
     def unary_stream(self, *args: Any, **options: Any) -> Any:
         return _Method(self._channel.unary_stream(*args, **options), self._metadata, deadline=None)

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterat
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from google.protobuf.message import Message
+
 from learning.refusals import InvalidWeights, MalformedMessage, StreamStalled, TooLarge
 
 CHUNK_BYTES = 1 << 20
@@ -49,8 +51,12 @@ def written_chunks_of(buffer: bytes | bytearray | memoryview) -> Iterator[Writte
     """
     with memoryview(buffer) as whole, whole.cast("B") as octets:
         for start in range(0, len(octets), CHUNK_BYTES):
-            chunk = octets[start : start + CHUNK_BYTES]
-            yield Written(b"".join((b"\x12", _varint(len(chunk)), chunk)))
+            yield Written(b"".join(_bytes_field(2, octets[start : start + CHUNK_BYTES])))
+
+
+def written_with(message: Message, field: int, octets: bytes | bytearray | memoryview) -> Written:
+    """A message with one more field, of bytes, which are copied once. Setting the field and writing it copies twice."""
+    return Written(b"".join((message.SerializeToString(), *_bytes_field(field, octets))))
 
 
 async def chunk_parts(messages: AsyncIterable[MessageOfParts]) -> AsyncIterator[bytes]:
@@ -106,6 +112,11 @@ async def collect(chunks: AsyncIterable[bytes], *, size: int, limit: int, idle_t
         collected += chunk
         digest.update(chunk)
     return collected, digest.hexdigest()
+
+
+def _bytes_field(number: int, octets: bytes | bytearray | memoryview) -> tuple[bytes | bytearray | memoryview, ...]:
+    """As Protocol Buffers write a field of bytes."""
+    return _varint(number << 3 | 2), _varint(len(octets)), octets
 
 
 def _varint(number: int) -> bytes:

@@ -9,6 +9,7 @@ task is decided elsewhere; how numbers are spelled is `number_array`'s.
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 import msgspec
@@ -37,6 +38,14 @@ class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _SKELETON: Final = msgspec.msgpack.Decoder(list[_Tensor])
+_BEFORE_ARRAY: Final = re.compile(
+    rb"\x82\xa5shape([\x90-\x98](?:[\x00-\x7f]|\xcc.|\xcd..|\xce....){0,8})"
+    rb"\xa4data(?=[\x90-\x9f]|\xdc..|\xdd....)",
+    re.DOTALL,
+)
+"""What stands before the numbers of a tensor that JavaScript wrote."""
+_FLOAT64_TAG: Final = 0xCB
+_FLOAT64_BYTES: Final = 9
 _SHAPE: Final = msgspec.msgpack.Decoder(list[int])
 # RecursionError: how msgspec says that something is nested too deep.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -54,10 +63,7 @@ def decode(document: bytes | memoryview, limit: int, room: Room = in_memory) -> 
     weights exceed `limit` bytes.
     """
     _check_tensor_count(bytes(memoryview(document)[:5]))
-    try:
-        tensors = _SKELETON.decode(document)
-    except _UNREADABLE as error:
-        raise InvalidWeights(problem=f"they are not a list of {{shape, data}}: {str(error)[:200]}") from None
+    tensors = _tensors_of_float64(memoryview(document)) or _tensors(document)
     shapes = tuple(_shape(tensor.shape, index) for index, tensor in enumerate(tensors))
     sizes = [math.prod(shape) for shape in shapes]
     if 4 * sum(sizes) > limit:
@@ -113,6 +119,38 @@ def _check_tensor_count(head: bytes) -> None:
         raise InvalidWeights(problem=f"they have more than {MAX_TENSORS} tensors")
 
 
+def _tensors(document: bytes | memoryview) -> list[_Tensor]:
+    try:
+        return _SKELETON.decode(document)
+    except _UNREADABLE as error:
+        raise InvalidWeights(problem=f"they are not a list of {{shape, data}}: {str(error)[:200]}") from None
+
+
+def _tensors_of_float64(document: memoryview) -> list[_Tensor] | None:
+    """What `_tensors` finds in a document whose numbers are all float64, as JavaScript writes what is not whole; None
+    for any other. Where an array of them ends follows from its length, so that nothing steps over a million numbers."""
+    octets = np.frombuffer(document, np.uint8)
+    count, at = _array_head(document)
+    tensors = []
+    for _ in range(count):
+        before = _BEFORE_ARRAY.match(document, at)
+        if before is None:
+            return None
+        length, head = _array_head(document[before.end() :])
+        first = before.end() + head
+        at = first + _FLOAT64_BYTES * length
+        if at > octets.size or (octets[first:at:_FLOAT64_BYTES] != _FLOAT64_TAG).any():
+            return None
+        tensors.append(_Tensor(shape=msgspec.Raw(before[1]), data=msgspec.Raw(document[before.end() : at])))
+    return tensors if at == octets.size else None
+
+
+def _array_head(array: memoryview) -> tuple[int, int]:
+    """How many items an array has, and how many bytes stand before them."""
+    size = {0xDC: 2, 0xDD: 4}.get(array[0], 0)
+    return int.from_bytes(array[1 : 1 + size], "big") if size else array[0] & 0x0F, 1 + size
+
+
 def _shape(raw: msgspec.Raw, index: int) -> tuple[int, ...]:
     problem = f"the shape of tensor {index} is not a list of at most {MAX_DIMENSIONS} sizes"
     if memoryview(raw).nbytes > _MAX_SHAPE_BYTES:
@@ -150,8 +188,7 @@ def _read_extension(data: memoryview, out: Weights, index: int) -> None:
 
 
 def _read_array(data: memoryview, out: Weights, index: int) -> None:
-    size = {0xDC: 2, 0xDD: 4}.get(data[0], 0)
-    count = int.from_bytes(data[1 : 1 + size], "big") if size else data[0] & 0x0F
+    count, _ = _array_head(data)
     if count != out.size:
         raise InvalidWeights(problem=f"tensor {index} has {count} values, its shape holds {out.size}")
     try:

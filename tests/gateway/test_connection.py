@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from gateway.connection import Codec, Connection, Ending
+from gateway.decoding import Decoding
 from gateway.dialects.messages import ClientMessage, Hello, ServerMessage, Welcome
 from gateway.metrics import GatewayMetrics
 from gateway.outbox import Outbox
@@ -76,7 +77,7 @@ class Setting:
         codec = Codec(decode=self._decode, encode=lambda message: b"welcome")
         outbox = Outbox(max_frames=9, max_bytes=99)
         self.connection: Connection[str, BaseException] = Connection(
-            self.session, codec, outbox, metrics=GatewayMetrics(self.registry)
+            self.session, codec, outbox, decoding=Decoding(), metrics=GatewayMetrics(self.registry)
         )
 
     @staticmethod

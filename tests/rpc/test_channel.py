@@ -86,7 +86,10 @@ async def test_messages_that_are_written_already_travel_as_they_are() -> None:
     async with running(echo_handlers(body)) as server, connect(server.target) as channel:
         method = channel.stream_unary(f"/{SERVICE}/StreamUnary", request_serializer=str.encode)
         await method(iter(["a message", Written(b"\xff as it is")]))
-    assert received == [b"a message", b"\xff as it is"]
+        unary = channel.unary_unary(f"/{SERVICE}/UnaryUnary", request_serializer=str.encode)
+        await unary("a message")
+        await unary(Written(b"\xff as it is"))
+    assert received == 2 * [b"a message", b"\xff as it is"]
 
 
 async def test_a_write_after_a_call_that_succeeded_is_a_bug_of_the_caller() -> None:

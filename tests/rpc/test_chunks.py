@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator, Iterable
 
 import numpy as np
 import pytest
-from disco.aggregator.v1.aggregator_service_pb2 import ReadVersionResponse, SubmitContributionRequest
+from disco.aggregator.v1.aggregator_service_pb2 import (
+    HandOverContributionRequest,
+    ReadVersionResponse,
+    SubmitContributionRequest,
+)
 from disco.task.v1.task_service_pb2 import CreateTaskRequest, DownloadModelResponse
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from learning.refusals import DiscoError, InvalidWeights, MalformedMessage, StreamStalled, TooLarge
-from rpc.chunks import CHUNK_BYTES, chunk_parts, chunks_of, collect, written_chunks_of
+from rpc.chunks import CHUNK_BYTES, chunk_parts, chunks_of, collect, written_chunks_of, written_with
 
 STREAMED = [CreateTaskRequest, DownloadModelResponse, SubmitContributionRequest, ReadVersionResponse]
 
@@ -54,6 +58,15 @@ def test_written_chunks_are_the_messages_with_those_chunks(kind: type[Message], 
     buffer = bytes(range(256)) * (size // 256 + 1)
     expected = [kind(weights_chunk=chunk).SerializeToString() for chunk in chunks_of(buffer[:size])]
     assert [written.octets for written in written_chunks_of(memoryview(buffer)[:size])] == expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, CHUNK_BYTES])
+def test_a_message_that_is_written_with_its_octets_is_the_message_with_those_octets(size: int) -> None:
+    octets = bytes(range(256)) * (size // 256 + 1)
+    head = HandOverContributionRequest(task_id="fed", participant_id="a", round=3)
+    written = written_with(head, HandOverContributionRequest.OCTETS_FIELD_NUMBER, memoryview(octets)[:size])
+    expected = HandOverContributionRequest(task_id="fed", participant_id="a", round=3, octets=octets[:size])
+    assert written.octets == expected.SerializeToString()
 
 
 def test_a_buffer_can_grow_again_once_its_chunks_are_out() -> None:

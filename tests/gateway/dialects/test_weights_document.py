@@ -1,6 +1,7 @@
 import math
 import tracemalloc
 from collections.abc import Callable
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -79,6 +80,37 @@ def test_weights_survive_the_way_there_and_back(
 @given(st.lists(float32 | st.integers(-(2**63), 2**64 - 1) | st.sampled_from([0, 1, -32, 127]), max_size=400))
 def test_any_mixture_of_numbers_is_read_as_the_nearest_float32(values: list[float]) -> None:
     assert read(document(([len(values)], values))) == np.array(values, np.float64).astype("<f4").tolist()
+
+
+def outcome(data: bytes) -> object:
+    try:
+        weights, shapes = weights_document.decode(data, LIMIT)
+    except (InvalidWeights, WeightsNotFinite, TooLarge) as refusal:
+        return type(refusal)
+    return bytes(weights), shapes
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([[], [2], [1, 2], [200, 70_000]]), st.lists(float32, max_size=20)), max_size=4),
+    st.data(),
+)
+def test_documents_of_float64_are_read_as_all_others_whatever_happened_to_them(
+    tensors: list[tuple[list[int], list[float]]], data: st.DataObject
+) -> None:
+    written = bytearray(document(*tensors))
+    if data.draw(st.booleans(), "damaged"):
+        written[data.draw(st.integers(0, len(written) - 1), "at")] = data.draw(st.integers(0, 255), "byte")
+    damaged = bytes(written[: data.draw(st.none() | st.integers(0, len(written)), "end")]) + data.draw(st.binary())
+    with mock.patch.object(weights_document, "_tensors_of_float64", return_value=None):
+        expected = outcome(damaged)
+    assert outcome(damaged) == expected
+
+
+def test_numbers_of_javascript_are_not_stepped_over_one_by_one() -> None:
+    written = document(([2, 2], [0.1, 0.2, 0.3, 0.4]), ([], [0.5]), ([0], []), ([300], [0.25] * 300))
+    with mock.patch.object(weights_document, "_tensors", side_effect=AssertionError("stepped over")):
+        _, shapes = weights_document.decode(written, LIMIT)
+    assert shapes == ((2, 2), (), (0,), (300,))
 
 
 def test_runs_too_short_to_pay_are_read_one_number_at_a_time() -> None:
