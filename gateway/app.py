@@ -99,9 +99,9 @@ def create_app(
     """
     metrics = GatewayMetrics(registry)
     directory = TaskDirectory(clients.task_service(), clock=time.monotonic)
-    hub = Hub(clients.aggregator())
     submitting = Submitting(clients.aggregator(), handover, clock=time.monotonic)
     versions = Versions(clients.aggregator(), handover, limit_bytes=settings.max_message_bytes, clock=time.monotonic)
+    hub = Hub(clients.aggregator(), brought=versions.bring, takes_handover=handover is not None)
     models = Models(clients.task_service(), limit_bytes=settings.max_message_bytes)
     bodies = Bodies(max_bytes=settings.max_message_bytes)
     readiness = Readiness(clients)

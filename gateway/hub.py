@@ -19,7 +19,12 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from disco.aggregator.v1.aggregator_service_pb2 import GetRoundRequest, RenewLeasesRequest, WatchRoundsRequest
+from disco.aggregator.v1.aggregator_service_pb2 import (
+    GetRoundRequest,
+    NewVersion,
+    RenewLeasesRequest,
+    WatchRoundsRequest,
+)
 from disco.aggregator.v1.round_pb2 import Round
 
 from gateway.sessions.federated_terms import RoundView
@@ -36,6 +41,8 @@ MAX_PARTICIPANTS_PER_CALL = 10_000
 
 Listener = Callable[[RoundView], None]
 Gone = Callable[[DiscoError], None]
+Brought = Callable[[str, NewVersion], None]
+"""Is told of a version that came with the news of it, before the listeners are told of the news."""
 
 _log = structlog.stdlib.get_logger("gateway")
 
@@ -54,8 +61,16 @@ def round_view(round: Round) -> RoundView:
 class Hub:
     """One per gateway."""
 
-    def __init__(self, aggregator: AggregatorServiceAsyncStub) -> None:
+    def __init__(
+        self,
+        aggregator: AggregatorServiceAsyncStub,
+        *,
+        brought: Brought = lambda _, __: None,
+        takes_handover: bool = False,
+    ) -> None:
         self._aggregator = aggregator
+        self._brought = brought
+        self._takes_handover = takes_handover
         self._attendances: dict[str, _Attendance] = {}
         self.connection_id = secrets.token_hex(8)
         """What this gateway is called in joins: whoever has joined through another one since, keeps its seat there."""
@@ -65,7 +80,8 @@ class Hub:
         is known; `gone` once the task is no more."""
         attendance = self._attendances.get(task_id)
         if attendance is None:
-            attendance = self._attendances[task_id] = _Attendance(self._aggregator, task_id)
+            request = WatchRoundsRequest(task_id=task_id, takes_versions=True, takes_handover=self._takes_handover)
+            attendance = self._attendances[task_id] = _Attendance(self._aggregator, request, self._brought)
             attendance.start()
         attendance.enter(participant_id, listener, gone)
 
@@ -98,9 +114,11 @@ class Hub:
 class _Attendance:
     """The participants of one task on this gateway."""
 
-    def __init__(self, aggregator: AggregatorServiceAsyncStub, task_id: str) -> None:
+    def __init__(self, aggregator: AggregatorServiceAsyncStub, watching: WatchRoundsRequest, brought: Brought) -> None:
         self._aggregator = aggregator
-        self._task_id = task_id
+        self._task_id = watching.task_id
+        self._watching = watching
+        self._brought = brought
         self._sockets: Counter[str] = Counter()
         self._listeners: dict[Listener, Gone | None] = {}
         self._newest: RoundView | None = None
@@ -150,9 +168,11 @@ class _Attendance:
 
     async def _watch(self) -> None:
         """One subscription, until it breaks."""
-        stream = self._aggregator.WatchRounds(WatchRoundsRequest(task_id=self._task_id))
+        stream = self._aggregator.WatchRounds(self._watching)
         try:
             async for message in stream:
+                if message.HasField("new_version"):
+                    self._brought(self._task_id, message.new_version)
                 if not self.saw(round_view(message.round)):
                     answer = await self._aggregator.GetRound(GetRoundRequest(task_id=self._task_id))
                     self.saw(round_view(answer.round), confirmed=True)

@@ -1,7 +1,7 @@
 """Contributions on their way to an aggregator, the cheapest way that works.
 
-    up to 1 MiB             in one message
-    larger, same machine    decoded into a file that the aggregator can open (`rpc.handover`), and handed over
+    up to 1 MiB             in a message, with others that are ready at the same moment (`gateway.bundles`)
+    larger, same machine    decoded into a file that the aggregator can open (`rpc.handover`), and handed over likewise
     larger, elsewhere       as a stream of chunks, with their SHA-256
 
 Whether an aggregator can open the file shows when it is asked to: where it cannot, this and the next contributions
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
-from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionRequest, SubmitContributionRequest
+from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionsRequest, SubmitContributionRequest
 from disco.aggregator.v1.round_pb2 import Receipt
 
+from gateway.bundles import Bundles
 from learning.refusals import NotHandedOver
 from rpc.channel import retrying
-from rpc.chunks import CHUNK_BYTES, written_chunks_of, written_with
+from rpc.chunks import CHUNK_BYTES, Buffer, written_chunks_of
 from rpc.handover import STREAMED_FOR_S, Handover
 from rpc.off_loop import off_loop
 
@@ -40,6 +41,7 @@ class Submitting:
         self, aggregator: AggregatorServiceAsyncStub, handover: Handover | None, *, clock: Callable[[], float]
     ) -> None:
         self._aggregator = aggregator
+        self._bundles = Bundles(aggregator, seconds=SUBMIT_WITHIN_S)
         self._handover = handover
         self._clock = clock
         self._streamed_until = clock()
@@ -57,35 +59,29 @@ class Submitting:
     def _hands_over(self, size: int) -> bool:
         return size > CHUNK_BYTES and self._clock() >= self._streamed_until
 
-    async def submit(
-        self, task_id: str, participant_id: str, *, round: int, weights: bytes | bytearray | memoryview
-    ) -> Receipt:
+    async def submit(self, task_id: str, participant_id: str, *, round: int, weights: Buffer) -> Receipt:
         """The receipt of canonical weights that were trained from this round's version. Raises DiscoError."""
-        request = HandOverContributionRequest(task_id=task_id, participant_id=participant_id, round=round)
+        contribution = HandOverContributionsRequest.Contribution(participant_id=participant_id, round=round)
         size = len(weights)
         if size <= CHUNK_BYTES:
-            octets = HandOverContributionRequest.OCTETS_FIELD_NUMBER
-            return await self._in_one_message(written_with(request, octets, weights))
+            return await self._bundled(task_id, contribution, weights)
         if self._handover is not None and self._hands_over(size):
             handed_over = self._handover.told(weights)  # the room is ours as long as the caller refers to the weights
             if handed_over is not None:
-                request.handed_over.CopyFrom(handed_over)
+                contribution.handed_over.CopyFrom(handed_over)
                 try:
-                    return await self._in_one_message(request)
+                    return await self._bundled(task_id, contribution)
                 except NotHandedOver:
                     self._streamed_until = self._clock() + STREAMED_FOR_S
                     _log.info("contribution.not_handed_over", streamed_for_s=STREAMED_FOR_S)
         return await self._as_stream(task_id, participant_id, round=round, weights=weights)
 
-    async def _in_one_message(self, request: Any) -> Receipt:  # the stub knows messages only, as with streams
-        answer = await retrying(
-            lambda: self._aggregator.HandOverContribution(request, timeout=SUBMIT_WITHIN_S), seconds=SUBMIT_WITHIN_S
-        )
-        return answer.receipt
-
-    async def _as_stream(
-        self, task_id: str, participant_id: str, *, round: int, weights: bytes | bytearray | memoryview
+    async def _bundled(
+        self, task_id: str, contribution: HandOverContributionsRequest.Contribution, octets: Buffer = b""
     ) -> Receipt:
+        return await retrying(lambda: self._bundles.hand_over(task_id, contribution, octets), seconds=SUBMIT_WITHIN_S)
+
+    async def _as_stream(self, task_id: str, participant_id: str, *, round: int, weights: Buffer) -> Receipt:
         digest = await off_loop(len(weights), lambda: hashlib.sha256(weights).digest())
         header = SubmitContributionRequest.Header(
             task_id=task_id, participant_id=participant_id, round=round, sha256=digest

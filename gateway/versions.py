@@ -1,4 +1,4 @@
-"""The newest versions as sockets send them: read from an aggregator once, encoded once per dialect.
+"""The newest versions as sockets send them: brought or read from an aggregator once, encoded once per dialect.
 
 Encoded weights are shared by all sockets as the same bytes, and so are the
 frames around them: memory does not grow with the number of readers.
@@ -7,11 +7,13 @@ frames around them: memory does not grow with the number of readers.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from disco.aggregator.v1.aggregator_service_pb2 import ReadVersionRequest, ReadVersionResponse
+from disco.aggregator.v1.aggregator_service_pb2 import NewVersion, ReadVersionRequest, ReadVersionResponse
+from disco.aggregator.v1.handover_pb2 import HandedOver
 
 from gateway.body_cache import BodyCache
 from gateway.dialects.dialect import Dialect
@@ -46,6 +48,7 @@ class Versions:
         self._limit_bytes = limit_bytes
         self._clock = clock
         self._streamed_until = clock()
+        self._brought: dict[str, NewVersion] = {}
         self._encoded: BodyCache[EncodedWeights] = BodyCache(max_bytes=4 * limit_bytes, size=len)
         self._frames: dict[tuple[str, str], tuple[EncodedWeights, dict[tuple[int, int], bytes]]] = {}
 
@@ -56,6 +59,8 @@ class Versions:
 
         Raises what reading failed with where there is none at all.
         """
+        if (body := self._encoded.get(task_id, dialect.name, version)) is not None:
+            return version, body
         try:
             async with asyncio.timeout(seconds):
                 return await self._wanted_or_newest(task_id, version, dialect, seconds=seconds)
@@ -64,6 +69,10 @@ class Versions:
             if known is None:
                 raise
             return known
+
+    def bring(self, task_id: str, version: NewVersion) -> None:
+        """Takes a version that came with the news of it: it need not be read. One of each task, the last, is kept."""
+        self._brought[task_id] = version
 
     def frame(self, task_id: str, dialect: Dialect, message: ServerMessage) -> bytes:
         """The frame of a message; the frames of a task's newest version are made once for all sockets."""
@@ -86,7 +95,8 @@ class Versions:
         return frame
 
     def forget(self, task_id: str) -> None:
-        """Lets the frames of a task go that nobody here takes part in any more."""
+        """Lets go of what is kept for a task that nobody here takes part in any more."""
+        self._brought.pop(task_id, None)
         for key in [key for key in self._frames if key[0] == task_id]:
             del self._frames[key]
 
@@ -108,6 +118,11 @@ class Versions:
         return await off_loop(len(weights), dialect.encode_weights, weights, shapes)
 
     async def _read(self, task_id: str, version: int | None) -> tuple[int, bytes | memoryview, Shapes]:
+        brought = self._brought.get(task_id)
+        if brought is not None and brought.header.version == version:
+            weights = await self._unpacked(brought)
+            if weights is not None:
+                return _read(brought.header, weights)
         request = ReadVersionRequest(task_id=task_id, version=version)
         if self._handover is not None and self._clock() >= self._streamed_until:
             request.takes_handover = True
@@ -117,6 +132,23 @@ class Versions:
                 self._streamed_until = self._clock() + STREAMED_FOR_S
                 request.takes_handover = False
         return await self._read_as(request)
+
+    async def _unpacked(self, brought: NewVersion) -> bytes | memoryview | None:
+        """None where the weights are not whole, or were in a file that is used for others by now."""
+        size = brought.header.weights_size
+        if brought.WhichOneof("weights") == "handed_over":
+            try:
+                return await self._taken(brought.handed_over, size=size)
+            except FileUnreadable:
+                return None
+        is_whole = len(brought.octets) == size and hashlib.sha256(brought.octets).digest() == brought.header.sha256
+        return brought.octets if is_whole and size <= self._limit_bytes else None
+
+    async def _taken(self, handed_over: HandedOver, *, size: int) -> memoryview:
+        """Raises FileUnreadable."""
+        if self._handover is None or handed_over.size != size or size > self._limit_bytes:
+            raise FileUnreadable
+        return await off_loop(size, self._handover.taken, handed_over)
 
     async def _read_as(self, request: ReadVersionRequest) -> tuple[int, bytes | memoryview, Shapes]:
         """Raises FileUnreadable."""
@@ -129,8 +161,7 @@ class Versions:
             weights = await self._weights(first.header, messages)
         finally:
             stream.cancel()
-        header = first.header
-        return header.version, memoryview(weights), tuple(tuple(spec.shape) for spec in header.weight_specs)
+        return _read(first.header, memoryview(weights))
 
     async def _weights(
         self, header: ReadVersionResponse.Header, messages: AsyncIterator[ReadVersionResponse]
@@ -138,16 +169,18 @@ class Versions:
         """Raises FileUnreadable."""
         size = header.weights_size
         second = await anext(messages, None)
-        if self._handover is not None and second is not None and second.WhichOneof("part") == "handed_over":
-            if second.handed_over.size != size or size > self._limit_bytes:
-                raise FileUnreadable
-            return await off_loop(size, self._handover.taken, second.handed_over)
+        if second is not None and second.WhichOneof("part") == "handed_over":
+            return await self._taken(second.handed_over, size=size)
         weights, digest = await collect(
             chunk_parts(_again(second, messages)), size=size, limit=self._limit_bytes, idle_timeout=IDLE_TIMEOUT_S
         )
         if digest != header.sha256.hex():
             raise MalformedMessage(problem="the weights do not have the digest that was announced")
         return weights
+
+
+def _read(header: ReadVersionResponse.Header, weights: bytes | memoryview) -> tuple[int, bytes | memoryview, Shapes]:
+    return header.version, weights, tuple(tuple(spec.shape) for spec in header.weight_specs)
 
 
 async def _again(

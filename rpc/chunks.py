@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterat
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from google.protobuf.message import Message
-
 from learning.refusals import InvalidWeights, MalformedMessage, StreamStalled, TooLarge
 
 CHUNK_BYTES = 1 << 20
 MAX_FRAME_BYTES = (4 << 20) + (64 << 10)
 """The largest single gRPC message: 4 MiB, and slack for what surrounds them."""
+
+
+Buffer = bytes | bytearray | memoryview
 
 
 class MessageOfParts(Protocol):
@@ -30,7 +31,7 @@ class MessageOfParts(Protocol):
     def WhichOneof(self, oneof_group: Literal["part"], /) -> str | None: ...  # noqa: N802 (protobuf's name)
 
 
-def chunks_of(buffer: bytes | bytearray | memoryview) -> Iterator[bytes]:
+def chunks_of(buffer: Buffer) -> Iterator[bytes]:
     """The bytes of a buffer in order, 1 MiB at a time; nothing for an empty one."""
     with memoryview(buffer) as whole, whole.cast("B") as octets:
         for start in range(0, len(octets), CHUNK_BYTES):
@@ -44,19 +45,14 @@ class Written:
     octets: bytes
 
 
-def written_chunks_of(buffer: bytes | bytearray | memoryview) -> Iterator[Written]:
+def written_chunks_of(buffer: Buffer) -> Iterator[Written]:
     """As `chunks_of`, each chunk in its message (`weights_chunk` is field 2 of all of them): the bytes are copied once.
 
     Making the message copies them twice, and writing it a third time.
     """
     with memoryview(buffer) as whole, whole.cast("B") as octets:
         for start in range(0, len(octets), CHUNK_BYTES):
-            yield Written(b"".join(_bytes_field(2, octets[start : start + CHUNK_BYTES])))
-
-
-def written_with(message: Message, field: int, octets: bytes | bytearray | memoryview) -> Written:
-    """A message with one more field, of bytes, which are copied once. Setting the field and writing it copies twice."""
-    return Written(b"".join((message.SerializeToString(), *_bytes_field(field, octets))))
+            yield Written(b"".join(bytes_field(2, octets[start : start + CHUNK_BYTES])))
 
 
 async def chunk_parts(messages: AsyncIterable[MessageOfParts]) -> AsyncIterator[bytes]:
@@ -114,9 +110,12 @@ async def collect(chunks: AsyncIterable[bytes], *, size: int, limit: int, idle_t
     return collected, digest.hexdigest()
 
 
-def _bytes_field(number: int, octets: bytes | bytearray | memoryview) -> tuple[bytes | bytearray | memoryview, ...]:
-    """As Protocol Buffers write a field of bytes."""
-    return _varint(number << 3 | 2), _varint(len(octets)), octets
+def bytes_field(number: int, *octets: Buffer) -> tuple[Buffer, ...]:
+    """A field of bytes, or of a message that is written already, as Protocol Buffers write it; nothing is copied.
+
+    Setting such a field and writing the message around it would copy the bytes twice.
+    """
+    return _varint(number << 3 | 2), _varint(sum(map(len, octets))), *octets
 
 
 def _varint(number: int) -> bytes:

@@ -79,7 +79,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = "CANCELLED"
             try:
                 with structlog.contextvars.bound_contextvars(request_id=request_id):
-                    response = await self._answered(answer, request, context, request_id=request_id, method=method)
+                    response = await self._answered(answer, request, context, method=method)
                 code = _code_name(context)
                 return response
             except grpc.aio.AbortError:
@@ -90,25 +90,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return surrounded
 
-    async def _answered(
-        self, answer: Behaviour, request: Any, context: Context, *, request_id: str, method: str
-    ) -> Any:
+    async def _answered(self, answer: Behaviour, request: Any, context: Context, *, method: str) -> Any:
         """Ends in a response, in an abort, or in a cancellation."""
         try:
             return await answer(request, context)
         except (grpc.aio.AbortError, grpc.aio.InternalError):
             raise  # the second: a message could not be written, as the caller is gone
-        except DiscoError as error:
-            if isinstance(error, Fault) and not isinstance(error, ShuttingDown):
-                _log.warning("rpc.fault", method=method, reason=error.reason, sentence=str(error))
-            await _abort(context, error)
-        # The interceptor: whatever a handler did not foresee must become an answer, and one line in the log.
-        except Exception:  # noqa: BLE001 (logged below)
-            if _code_name(context) == "UNIMPLEMENTED":
+        except Exception as error:  # noqa: BLE001 (the interceptor: whatever it is must become an answer)
+            if not isinstance(error, DiscoError) and _code_name(context) == "UNIMPLEMENTED":
                 # A method that is left to the generated servicer, which raises NotImplementedError.
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented here.")
-            _log.exception("rpc.failed", method=method)
-            await _abort(context, InternalError(request_id=request_id))
+            await _abort(context, answerable(error, method=method))
 
     def _until_stopped(self, behaviour: Behaviour) -> Behaviour:
         async def until_stopped(request: Any, context: Context) -> Any:
@@ -128,6 +120,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._endless_calls.discard(call)
 
         return until_stopped
+
+
+def answerable(error: Exception, *, method: str) -> DiscoError:
+    """What to answer for an error of a method, or of one of several things that it does: logged where it must be."""
+    if not isinstance(error, DiscoError):
+        _log.error("rpc.failed", method=method, exc_info=error)
+        return InternalError(request_id=str(structlog.contextvars.get_contextvars().get("request_id", "unknown")))
+    if isinstance(error, Fault) and not isinstance(error, ShuttingDown):
+        _log.warning("rpc.fault", method=method, reason=error.reason, sentence=str(error))
+    return error
 
 
 def _reading_out(behaviour: Behaviour) -> Behaviour:

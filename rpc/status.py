@@ -29,6 +29,7 @@ MAX_TEXT_BYTES = 1024
 MAX_VARIABLE_BYTES = 512
 
 _CODE = grpc.StatusCode
+_CODE_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 STATUS_BY_REASON: dict[str, grpc.StatusCode] = {
     "TASK_NOT_FOUND": _CODE.NOT_FOUND,
@@ -107,16 +108,33 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> DiscoError:
     (nothing answered, or not in time), ShuttingDown for CANCELLED (a call that we cancel
     ourselves raises asyncio.CancelledError instead), UnexplainedFault for the rest.
     """
-    explanation = _error_info(error)
+    explanation = None
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes) and explanation is None:
+            explanation = _error_info(value)
+    return _understood(error.code(), error.details() or "", explanation)
+
+
+def from_rich_status(octets: bytes) -> DiscoError:
+    """As `from_rpc_error`, of a google.rpc.Status that came in a message."""
+    try:
+        status = status_pb2.Status.FromString(octets)
+    except DecodeError:
+        status = status_pb2.Status()
+    code = _CODE_BY_NUMBER.get(status.code, _CODE.UNKNOWN)
+    return _understood(code, status.message, _error_info(octets))
+
+
+def _understood(code: grpc.StatusCode, text: str, explanation: error_details_pb2.ErrorInfo | None) -> DiscoError:
     if explanation is not None and explanation.domain == DOMAIN and explanation.reason in BY_REASON:
         return _rebuilt(BY_REASON[explanation.reason], explanation)
-    match error.code():
+    match code:
         case _CODE.UNAVAILABLE | _CODE.DEADLINE_EXCEEDED:
             return StoreUnavailable()
         case _CODE.CANCELLED:
             return ShuttingDown()
-        case code:
-            return UnexplainedFault(status=code.name, text=error.details() or "no text")
+        case _:
+            return UnexplainedFault(status=code.name, text=text or "no text")
 
 
 @contextmanager
@@ -128,19 +146,16 @@ def translated() -> Iterator[None]:
         raise from_rpc_error(error) from error
 
 
-def _error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
-    """The first ErrorInfo beside a status. Whatever cannot be parsed counts as absent: it is not ours."""
+def _error_info(octets: bytes) -> error_details_pb2.ErrorInfo | None:
+    """The first ErrorInfo of a google.rpc.Status. Whatever cannot be parsed counts as absent: it is not ours."""
     explanation = error_details_pb2.ErrorInfo()
-    for key, value in error.trailing_metadata() or ():
-        if key != DETAILS_KEY or not isinstance(value, bytes):
-            continue
-        try:
-            for detail in status_pb2.Status.FromString(value).details:
-                if detail.Is(explanation.DESCRIPTOR):
-                    detail.Unpack(explanation)
-                    return explanation
-        except DecodeError:
-            continue
+    try:
+        for detail in status_pb2.Status.FromString(octets).details:
+            if detail.Is(explanation.DESCRIPTOR):
+                detail.Unpack(explanation)
+                return explanation
+    except DecodeError:
+        pass
     return None
 
 

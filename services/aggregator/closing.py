@@ -32,6 +32,7 @@ from learning.refusals import StoredDataDamaged
 from roundstore.store import ClosingRound, RoundStore, SumPointer
 from rpc.off_loop import off_loop
 from services.aggregator.exact_sums import NotASum, PartialSum, SumDigest, SumHeader
+from services.aggregator.fresh_versions import FreshVersion
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.next_weights import NextWeights, NextWeightsMaker
 from services.aggregator.privacy_accounts import PrivacyAccounts
@@ -307,7 +308,8 @@ class Closing:
         if entry.privacy is not None:
             # Before anybody is told of it: what was seen and then lost would have spent what no ledger states.
             await self._blobs.settle()
-        self._rounds.fresh.keep(status.task_id, digest, weights)
+        octets = memoryview(weights).cast("B")
+        self._rounds.fresh.keep(status.task_id, FreshVersion(status.epoch, entry.version, digest, octets))
         return _counted(entry, status)
 
 

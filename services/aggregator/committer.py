@@ -57,6 +57,7 @@ from learning.ids import TaskId
 from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapReached
 from learning.weighing import weight_of
 from roundstore.store import RoundStore, SumPointer
+from rpc.off_loop import LONG_BYTES
 from services.aggregator.changes import Changes, either
 from services.aggregator.collection import Collection
 from services.aggregator.counted import Counted
@@ -297,7 +298,9 @@ class Committer:
     async def _all_judged(
         self, candidates: Sequence[Offered], status: RoundStatus, current: Collection
     ) -> list[int | Admission | Refusal]:
-        """Side by side: going over the weights of each is work for a thread."""
+        """Side by side, where going over the weights of each is work for a thread."""
+        if current.size < LONG_BYTES:
+            return [await self._judged(offered, status, current) for offered in candidates]
         judging = [self._judged(offered, status, current) for offered in candidates]
         verdicts: list[int | Admission | Refusal] = []
         for outcome in await asyncio.gather(*judging, return_exceptions=True):

@@ -31,7 +31,7 @@ from learning.refusals import (
 from learning.task import Scheme
 from roundstore.store import RoundStore
 from rpc.off_loop import off_loop
-from services.aggregator.fresh_weights import FreshWeights
+from services.aggregator.fresh_versions import FreshVersions
 from services.aggregator.rules.private_mean import plan_of_changes
 from services.aggregator.sum_plan import SumPlan
 
@@ -66,7 +66,7 @@ class Rounds:
         self._store = store
         self._blobs = blobs
         self._clock = clock
-        self.fresh = FreshWeights()
+        self.fresh = FreshVersions()
         self._tasks: _Newest[TaskId, KnownTask] = _Newest(MAX_CACHED_TASKS)
         self._confirmed_at: _Newest[TaskId, float] = _Newest(MAX_CACHED_TASKS)
         self._heads = whole.Heads(blobs)
@@ -133,6 +133,7 @@ class Rounds:
     def forget_seen(self, task_id: TaskId) -> None:
         """When hints may have been lost: a store that came back may have lost what was seen, too."""
         self._seen.drop(task_id)
+        self.fresh.drop(task_id)
 
     def saw(self, status: RoundStatus) -> None:
         """Remembers a round as it was read; what was read later counts."""
@@ -161,13 +162,7 @@ class Rounds:
         plan = self._plans.get(key)
         if plan is None:
             known = await self.task(status.task_id)
-            entry = await records.read_ledger_entry(self._blobs, status.task_id, status.number)
-            base: Buffer | None = self.fresh.find(status.task_id, entry.digest)
-            try:
-                if base is None:
-                    base = await records.read_weights(self._blobs, status.task_id, entry)
-            except VersionNotFound:
-                raise RoundMoved from None
+            base = await self._base(status)
             try:
                 plan = await off_loop(known.model_bytes, SumPlan.for_base, known.weight_specs, base, status.weight_cap)
             except (InvalidWeights, WeightsNotFinite) as broken:
@@ -177,6 +172,16 @@ class Rounds:
                 plan = plan_of_changes(plan, known.aggregation.privacy)
             self._plans.put(key, plan, cost=len(plan.tensors))
         return plan
+
+    async def _base(self, status: RoundStatus) -> Buffer:
+        """The weights that the round starts from. Raises as `plan`."""
+        if (fresh := self.fresh.base_of(status)) is not None:
+            return fresh.weights
+        entry = await records.read_ledger_entry(self._blobs, status.task_id, status.number)
+        try:
+            return await records.read_weights(self._blobs, status.task_id, entry)
+        except VersionNotFound:
+            raise RoundMoved from None
 
     async def is_behind(self, status: RoundStatus) -> bool:
         """Whether the version that this round is to make exists already: the store has lost what it last knew.

@@ -9,18 +9,20 @@ from contextlib import aclosing
 from typing import Any
 
 from disco.aggregator.v1 import aggregator_service_pb2
+from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionsRequest, HandOverContributionsResponse
 from disco.aggregator.v1.round_pb2 import Receipt
-from disco.task.v1 import task_pb2
 
 from learning.federated import RoundStatus, State, is_due
 from learning.ids import ParticipantId, participant_id, task_id, valid_id
 from learning.refusals import MalformedMessage, Refusal, StreamStalled, TooLarge
 from roundstore.store import RoundStore
-from rpc.chunks import CHUNK_BYTES, chunk_parts
+from rpc.chunks import chunk_parts
 from rpc.handover import Handover
-from rpc.off_loop import off_loop
+from rpc.interceptors import answerable
+from rpc.status import to_rich_status
 from services.aggregator.arrivals import Arrival, InFile, InMessage, Streamed
 from services.aggregator.changes import Changes, either
+from services.aggregator.deliveries import Deliveries, Delivery, header_message
 from services.aggregator.history import History
 from services.aggregator.history_calls import HistoryCalls
 from services.aggregator.policies import Policies
@@ -40,6 +42,7 @@ from services.aggregator.versions import Versions
 IDLE_TIMEOUT_S = 30.0
 HANDED_OVER_S = 10.0
 MAX_LEASES = 10_000
+MAX_TOGETHER = 64
 MAX_METADATA_BYTES = 64 << 10
 WATCH_AGAIN_S = 10.0
 """How often a watcher's round is read where no hint comes: hints may be lost."""
@@ -88,6 +91,7 @@ class AggregatorServicer(HistoryCalls):
         self._lease_s = lease_s
         self._max_bytes = max_bytes
         self._handover = handover
+        self._deliveries = Deliveries(rounds, handover)
         self._idle_timeout_s = idle_timeout_s
 
     async def JoinTask(  # noqa: N802 (the name in the contract)
@@ -133,23 +137,13 @@ class AggregatorServicer(HistoryCalls):
         )
         return aggregator_service_pb2.SubmitContributionResponse(receipt=await self._receipt(announced, arrival))
 
-    async def HandOverContribution(  # noqa: N802
-        self, request: aggregator_service_pb2.HandOverContributionRequest, context: Any
-    ) -> aggregator_service_pb2.HandOverContributionResponse:
-        try:
-            announced = Announced(
-                task_id=task_id(request.task_id),
-                participant_id=participant_id(request.participant_id),
-                base_round=request.round,
-                digest="",
-                sample_count=request.sample_count,
-            )
-        except Refusal as refusal:
-            self._submissions.refused_unheard(refusal)
-            raise
-        in_file = request.WhichOneof("weights") == "handed_over"
-        arrival = InFile(self._handover, request.handed_over) if in_file else InMessage(request.octets)
-        return aggregator_service_pb2.HandOverContributionResponse(receipt=await self._receipt(announced, arrival))
+    async def HandOverContributions(  # noqa: N802
+        self, request: HandOverContributionsRequest, context: Any
+    ) -> HandOverContributionsResponse:
+        if not 0 < len(request.contributions) <= MAX_TOGETHER:
+            raise MalformedMessage(problem=f"1 to {MAX_TOGETHER} contributions go into one call")
+        outcomes = await asyncio.gather(*(self._outcome(request.task_id, each) for each in request.contributions))
+        return HandOverContributionsResponse(outcomes=outcomes)
 
     async def GetRound(  # noqa: N802
         self, request: aggregator_service_pb2.GetRoundRequest, context: Any
@@ -163,6 +157,8 @@ class AggregatorServicer(HistoryCalls):
         task = task_id(request.task_id)
         seen: tuple[str, int] | None = None
         told: tuple[str, int] | None = None
+        brought: tuple[str, int] | None = None
+        delivery: Delivery | None = None
         passes_until = -math.inf  # who begins to watch is told of what there is
         while True:
             hint, now = self._changes.next(task), asyncio.get_running_loop().time()
@@ -175,32 +171,32 @@ class AggregatorServicer(HistoryCalls):
                 continue
             if seen != (status.epoch, status.revision):
                 seen = status.epoch, status.revision
+                message = aggregator_service_pb2.WatchRoundsResponse(round=await self._round_message(status))
+                if request.takes_versions and brought != (status.epoch, status.number):
+                    brought = status.epoch, status.number
+                    delivery = await self._deliveries.with_news(status, takes_handover=request.takes_handover)
+                    if delivery is not None:
+                        message.new_version.CopyFrom(delivery.message)
                 # Returns when there is room in the stream: a slow reader skips what happens meanwhile.
-                yield aggregator_service_pb2.WatchRoundsResponse(round=await self._round_message(status))
+                yield message
             await either(hint, seconds=WATCH_AGAIN_S)
             told = self._changes.newest(task) if hint.is_set() else None
+            if not hint.is_set():
+                delivery = None  # whoever wanted the version has it by now
 
     async def ReadVersion(  # noqa: N802
         self, request: aggregator_service_pb2.ReadVersionRequest, context: Any
     ) -> AsyncIterator[aggregator_service_pb2.ReadVersionResponse]:
         number = request.version if request.HasField("version") else None
         version = await self._versions.find(task_id(request.task_id), number)
-        yield aggregator_service_pb2.ReadVersionResponse(
-            header=aggregator_service_pb2.ReadVersionResponse.Header(
-                version=version.number,
-                weight_specs=[task_pb2.WeightSpec(name=spec.name, shape=spec.shape) for spec in version.weight_specs],
-                weights_size=version.size,
-                sha256=bytes.fromhex(version.digest),
-            )
-        )
-        fresh = self._versions.fresh(version) if request.takes_handover and version.size > CHUNK_BYTES else None
-        if fresh is not None and self._handover is not None:
-            room = self._handover.room(version.size)
-            if room is not None:
-                handed_over = await off_loop(version.size, self._handover.filled, room, fresh)
-                yield aggregator_service_pb2.ReadVersionResponse(handed_over=handed_over)
-                await asyncio.sleep(HANDED_OVER_S)  # the caller ends the stream as soon as it has read the file
-                return
+        header = header_message(version.number, version.weight_specs, size=version.size, digest=version.digest)
+        yield aggregator_service_pb2.ReadVersionResponse(header=header)
+        fresh = self._versions.fresh(version) if request.takes_handover else None
+        file = await self._deliveries.in_file(fresh) if fresh is not None else None
+        if file is not None:
+            yield aggregator_service_pb2.ReadVersionResponse(handed_over=file.told)
+            await asyncio.sleep(HANDED_OVER_S)  # the caller ends the stream as soon as it has read the file
+            return
         async with aclosing(self._versions.chunks(version)) as chunks:
             async for chunk in chunks:
                 yield aggregator_service_pb2.ReadVersionResponse(weights_chunk=chunk)
@@ -226,6 +222,32 @@ class AggregatorServicer(HistoryCalls):
         for who, text in texts.items():
             response.values[who] = text
         return response
+
+    async def _outcome(
+        self, text: str, contribution: HandOverContributionsRequest.Contribution
+    ) -> HandOverContributionsResponse.Outcome:
+        try:
+            return HandOverContributionsResponse.Outcome(receipt=await self._handed_over(text, contribution))
+        # As the interceptor of calls: what goes wrong with one contribution is nothing to the others.
+        except Exception as error:  # noqa: BLE001
+            refusal = to_rich_status(answerable(error, method="HandOverContributions"))
+            return HandOverContributionsResponse.Outcome(refusal=refusal.SerializeToString())
+
+    async def _handed_over(self, text: str, contribution: HandOverContributionsRequest.Contribution) -> Receipt:
+        try:
+            announced = Announced(
+                task_id=task_id(text),
+                participant_id=participant_id(contribution.participant_id),
+                base_round=contribution.round,
+                digest="",
+                sample_count=contribution.sample_count,
+            )
+        except Refusal as refusal:
+            self._submissions.refused_unheard(refusal)
+            raise
+        in_file = contribution.WhichOneof("weights") == "handed_over"
+        arrival = InFile(self._handover, contribution.handed_over) if in_file else InMessage(contribution.octets)
+        return await self._receipt(announced, arrival)
 
     async def _receipt(self, announced: Announced, arrival: Arrival) -> Receipt:
         admission = await self._submissions.submit(announced, arrival)

@@ -24,6 +24,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from learning.refusals import (
+    DiscoError,
     NotHandedOver,
     NotInVersion,
     StoreUnavailable,
@@ -36,6 +37,7 @@ from learning.task import DataKind, DisplayInformation, Scheme, Task, TrainingIn
 from rpc.handover import Handover
 from rpc.interceptors import CallInterceptor
 from rpc.metrics import CallMetrics
+from rpc.status import to_rich_status
 from rpc.task_messages import task_to_proto
 
 SHAPES = ((2, 2), (2,))
@@ -169,12 +171,21 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         self.may_note = asyncio.Event()
         self.may_note.set()
         self.reads = 0
+        self.handovers_asked: list[bool] = []
+        """Whether each reader of a version takes it in a file."""
+        self.brings_versions = False
+        self.watched: list[agg.WatchRoundsRequest] = []
         self.revision = 0
         self.entry = b'{"version":1,"digest":"d1"}'
         self.entry_breaks = False
         self.handover: Handover | None = None
         """Where it takes and hands over weights in files; None: it is on another machine."""
         self.taken_from_files = 0
+        self.bundles: list[tuple[str, int]] = []
+        """The task of each call that handed contributions over, and how many."""
+        self.refused: dict[str, list[DiscoError]] = {}
+        """What a participant is told instead of a receipt, the last one first."""
+        self.outcomes_at_most: int | None = None
         self.streamed = 0
         self.submitting = asyncio.Event()
         self.may_answer = asyncio.Event()
@@ -253,11 +264,15 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         )
 
     async def WatchRounds(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self.watched.append(request)
         while True:
             async with self._store.changed:
                 seen = self.revision
                 snapshot = self.round(request.task_id)
-            yield agg.WatchRoundsResponse(round=snapshot)
+            message = agg.WatchRoundsResponse(round=snapshot)
+            if request.takes_versions and self.brings_versions:
+                message.new_version.CopyFrom(self.new_version(request.task_id, snapshot.version))
+            yield message
             async with self._store.changed:
                 await self._store.changed.wait_for(lambda seen=seen: self.revision != seen)  # type: ignore[misc]
 
@@ -275,24 +290,49 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         self.contributions.append((header, bytes(body)))
         return agg.SubmitContributionResponse(receipt=Receipt(task_id=header.task_id, round=header.round))
 
-    async def HandOverContribution(self, request: Any, context: Any) -> Any:  # noqa: N802
-        weights = request.octets
-        if request.WhichOneof("weights") == "handed_over":
-            if self.handover is None:
-                raise NotHandedOver
-            weights = bytes(self.handover.taken(request.handed_over))
-            self.taken_from_files += 1
+    async def HandOverContributions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.bundles.append((request.task_id, len(request.contributions)))
         self.submitting.set()
         await self.may_answer.wait()
+        outcomes = [self._handed_over(request.task_id, each) for each in request.contributions]
+        return agg.HandOverContributionsResponse(outcomes=outcomes[: self.outcomes_at_most])
+
+    def _handed_over(self, task_id: str, contribution: Any) -> agg.HandOverContributionsResponse.Outcome:
+        try:
+            receipt = self._receipt(task_id, contribution)
+        except DiscoError as error:
+            return agg.HandOverContributionsResponse.Outcome(refusal=to_rich_status(error).SerializeToString())
+        return agg.HandOverContributionsResponse.Outcome(receipt=receipt)
+
+    def _receipt(self, task_id: str, contribution: Any) -> Receipt:
+        if refused := self.refused.get(contribution.participant_id):
+            raise refused.pop()
+        weights = contribution.octets
+        if contribution.WhichOneof("weights") == "handed_over":
+            if self.handover is None:
+                raise NotHandedOver
+            weights = bytes(self.handover.taken(contribution.handed_over))
+            self.taken_from_files += 1
         header = agg.SubmitContributionRequest.Header(
-            task_id=request.task_id,
-            participant_id=request.participant_id,
-            round=request.round,
+            task_id=task_id,
+            participant_id=contribution.participant_id,
+            round=contribution.round,
             sha256=hashlib.sha256(weights).digest(),
-            sample_count=request.sample_count,
+            sample_count=contribution.sample_count,
         )
         self.contributions.append((header, weights))
-        return agg.HandOverContributionResponse(receipt=Receipt(task_id=header.task_id, round=header.round))
+        return Receipt(task_id=task_id, round=header.round, participant_id=header.participant_id)
+
+    def new_version(self, task_id: str, number: int) -> agg.NewVersion:
+        stored = self._store.find(task_id)
+        weights = stored.versions[number]
+        header = agg.ReadVersionResponse.Header(
+            version=number,
+            weight_specs=stored.model.weight_specs,
+            weights_size=len(weights),
+            sha256=hashlib.sha256(weights).digest(),
+        )
+        return agg.NewVersion(header=header, octets=weights)
 
     async def ReadVersion(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         self.reads += 1
@@ -300,15 +340,10 @@ class AggregatorRecorder(agg_grpc.AggregatorServiceServicer):
         version = request.version if request.HasField("version") else len(stored.versions) - 1
         if version >= len(stored.versions):
             raise VersionNotFound(version=version)
-        weights = stored.versions[version]
-        yield agg.ReadVersionResponse(
-            header=agg.ReadVersionResponse.Header(
-                version=version,
-                weight_specs=stored.model.weight_specs,
-                weights_size=len(weights),
-                sha256=hashlib.sha256(weights).digest(),
-            )
-        )
+        self.handovers_asked.append(request.takes_handover)
+        brought = self.new_version(request.task_id, version)
+        weights = brought.octets
+        yield agg.ReadVersionResponse(header=brought.header)
         for chunk in chunks(weights):
             yield agg.ReadVersionResponse(weights_chunk=chunk)
 

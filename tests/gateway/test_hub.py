@@ -114,3 +114,33 @@ async def test_last_one_out_stops_the_loops(hub: Hub) -> None:
         return len(asyncio.all_tasks()) <= before
 
     await eventually(stopped)
+
+
+@pytest.mark.parametrize("takes_handover", [False, True])
+async def test_version_that_comes_with_the_news_is_brought_before_anybody_hears_of_it(
+    settings: GatewaySettings, services: Services, takes_handover: bool
+) -> None:
+    services.aggregator.brings_versions = True
+    clients, happened = ServiceClients.open(settings), []
+    ears = Ears()
+
+    def listen(round: RoundView) -> None:
+        happened.append(f"round {round.number}")
+        ears.listen(round)
+
+    hub = Hub(
+        clients.aggregator(),
+        brought=lambda task_id, version: happened.append(f"{task_id} {version.header.version} {len(version.octets)}"),
+        takes_handover=takes_handover,
+    )
+    hub.enter("fed", "one", listen)
+    await ears.heard_of(0)
+    await services.aggregator.publish("fed", weights_of(1.0))
+    await ears.heard_of(1)
+    assert happened[:2] == ["fed 0 24", "round 0"]
+    assert happened[-2:] == ["fed 1 24", "round 1"]
+    assert [(each.takes_versions, each.takes_handover) for each in services.aggregator.watched] == [
+        (True, takes_handover)
+    ]
+    hub.close()
+    await clients.close()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 import numpy as np
 import pytest
 from disco.aggregator.v1.aggregator_service_pb2 import (
-    HandOverContributionRequest,
+    HandOverContributionsRequest,
     ReadVersionResponse,
     SubmitContributionRequest,
 )
@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning.refusals import DiscoError, InvalidWeights, MalformedMessage, StreamStalled, TooLarge
-from rpc.chunks import CHUNK_BYTES, chunk_parts, chunks_of, collect, written_chunks_of, written_with
+from rpc.chunks import CHUNK_BYTES, bytes_field, chunk_parts, chunks_of, collect, written_chunks_of
 
 STREAMED = [CreateTaskRequest, DownloadModelResponse, SubmitContributionRequest, ReadVersionResponse]
 
@@ -61,12 +61,16 @@ def test_written_chunks_are_the_messages_with_those_chunks(kind: type[Message], 
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, CHUNK_BYTES])
-def test_a_message_that_is_written_with_its_octets_is_the_message_with_those_octets(size: int) -> None:
-    octets = bytes(range(256)) * (size // 256 + 1)
-    head = HandOverContributionRequest(task_id="fed", participant_id="a", round=3)
-    written = written_with(head, HandOverContributionRequest.OCTETS_FIELD_NUMBER, memoryview(octets)[:size])
-    expected = HandOverContributionRequest(task_id="fed", participant_id="a", round=3, octets=octets[:size])
-    assert written.octets == expected.SerializeToString()
+def test_fields_that_are_written_by_hand_are_those_of_the_message(size: int) -> None:
+    octets = memoryview(bytes(range(256)) * (size // 256 + 1))[:size]
+    contribution = HandOverContributionsRequest.Contribution(participant_id="a", round=3)
+    parts = (contribution.SerializeToString(), *bytes_field(contribution.OCTETS_FIELD_NUMBER, octets))
+    contribution.octets = bytes(octets)
+    assert b"".join(parts) == contribution.SerializeToString()
+    whole = HandOverContributionsRequest(task_id="fed", contributions=[contribution, contribution])
+    head = HandOverContributionsRequest(task_id="fed").SerializeToString()
+    fields = 2 * bytes_field(whole.CONTRIBUTIONS_FIELD_NUMBER, *parts)
+    assert b"".join((head, *fields)) == whole.SerializeToString()
 
 
 def test_a_buffer_can_grow_again_once_its_chunks_are_out() -> None:

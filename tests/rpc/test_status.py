@@ -26,7 +26,15 @@ from learning.refusals import (
     TaskNotFound,
     TooLarge,
 )
-from rpc.status import DETAILS_KEY, STATUS_BY_REASON, UnexplainedFault, from_rpc_error, to_rich_status, translated
+from rpc.status import (
+    DETAILS_KEY,
+    STATUS_BY_REASON,
+    UnexplainedFault,
+    from_rich_status,
+    from_rpc_error,
+    to_rich_status,
+    translated,
+)
 from tests.rpc.echo_service import call, echo_handlers, running
 
 PROTO = Path(__file__).parents[2] / "protos/disco/errors/v1/error_reason.proto"
@@ -97,10 +105,26 @@ def test_every_error_carries_the_metadata_the_protos_promise() -> None:
 @pytest.mark.parametrize("kind", BY_REASON.values(), ids=BY_REASON)
 def test_an_error_arrives_as_the_same_class_with_the_same_variables(kind: type[DiscoError]) -> None:
     sent = example_of(kind)
-    received = from_rpc_error(rpc_error(to_rich_status(sent)))
-    assert type(received) is kind
-    assert received.variables == sent.variables
-    assert str(received) == str(sent)
+    status = to_rich_status(sent)
+    for received in (from_rpc_error(rpc_error(status)), from_rich_status(status.SerializeToString())):
+        assert type(received) is kind
+        assert received.variables == sent.variables
+        assert str(received) == str(sent)
+
+
+def test_status_in_a_message_that_names_no_reason_of_ours_is_judged_by_its_code() -> None:
+    gone = status_pb2.Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="gone")
+    assert type(from_rich_status(gone.SerializeToString())) is StoreUnavailable
+    foreign = status_pb2.Status(code=grpc.StatusCode.UNIMPLEMENTED.value[0], message="no {method}")
+    assert str(from_rich_status(foreign.SerializeToString())) == "A service answered UNIMPLEMENTED: no {method}"
+    assert (
+        str(from_rich_status(status_pb2.Status(code=4711).SerializeToString())) == "A service answered UNKNOWN: no text"
+    )
+
+
+@given(st.binary())
+def test_no_bytes_at_all_can_break_the_reading_of_a_status(octets: bytes) -> None:
+    assert isinstance(from_rich_status(octets), DiscoError)
 
 
 def test_a_stale_round_travels_with_reason_domain_and_both_rounds() -> None:

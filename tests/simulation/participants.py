@@ -2,7 +2,8 @@
 
 A participant trains on the newest round, sends what it has "learned", and repeats the
 very same until it is acknowledged or refused, at this replica or at another one. Now and then
-it is late, sends other weights as well, sends rubbish, gives up, or goes away for good.
+it is late, sends other weights as well, sends rubbish, gives up, or goes away for good; and what
+others are sending goes along in one call.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from disco.aggregator.v1 import round_pb2
 
 from learning.refusals import DiscoError, Refusal, ShuttingDown, StoreUnavailable
 from learning.refusals import Fault as BrokenWorld
+from rpc.status import from_rich_status
 from services.aggregator.servicer import AggregatorServicer
 from tests.simulation.processes import Slot
 from tests.simulation.small_task import BASE, TASK_ID
@@ -27,7 +29,9 @@ from tests.simulation.world import Fault, World
 
 RETRY_S = (0.05, 1.5)
 
-Method = Callable[[AggregatorServicer], Awaitable[Any]]
+Method = Callable[[AggregatorServicer, "Sequence[Sent]"], Awaitable[Any]]
+"""Is told whose contributions are to go into the call, where it is one of contributions."""
+Outcomes = Sequence[tuple["Sent", round_pb2.Receipt | DiscoError]]
 
 
 @dataclass(eq=False)
@@ -63,8 +67,27 @@ class Gateway:
     def __init__(self, world: World, slots: Sequence[Slot]) -> None:
         self._world = world
         self._slots = slots
+        self.under_way: list[Sent] = []
+        """What participants are sending, and were neither acknowledged nor refused yet."""
 
-    async def call(self, who: str, what: str, method: Method, *, sent: Sent | None = None) -> Any:
+    async def submit(self, sents: Sequence[Sent], method: Method) -> None:
+        """One attempt at the first contribution, in a call with others that are under way still.
+
+        Raises its refusal; StoreUnavailable as `call`.
+        """
+        own = sents[0]
+        outcomes = await self.call(own.participant, f"submit {', '.join(map(str, sents))}", method, sents=sents)
+        self._tell(outcomes)
+        for sent, outcome in outcomes:
+            if sent is own and isinstance(outcome, DiscoError):
+                raise outcome
+
+    def _tell(self, outcomes: Outcomes) -> None:
+        for sent, outcome in outcomes:
+            if isinstance(outcome, round_pb2.Receipt):
+                sent.is_told(outcome, self._world.loop.time())
+
+    async def call(self, who: str, what: str, method: Method, *, sents: Sequence[Sent] = ()) -> Any:
         """One attempt at some replica. Raises StoreUnavailable where nobody answers."""
         world = self._world
         fault = world.fault()
@@ -79,11 +102,13 @@ class Gateway:
         world.say(who, f"{what} at {process.name}", fault.value if fault else "")
         if fault is Fault.KILL:
             process.kill_soon(world.chance.randrange(40))
-        call = process.spawn(_run(method, slot.servicer))
-        if sent is not None:
+        # What was refused meanwhile must not be sent by others: it is known from then on not to be counted.
+        still = [*sents[:1], *(sent for sent in sents[1:] if sent in self.under_way)]
+        call = process.spawn(_run(method, slot.servicer, still))
+        for sent in still:
             sent.calls.append(call)
         if fault is Fault.TWICE:
-            world.in_background(self._again(who, what, method, sent))
+            world.in_background(self._again(who, what, method, sents))
         answered = asyncio.Event()
         call.add_done_callback(self._look_for_bugs)
         call.add_done_callback(lambda _: answered.set())
@@ -107,17 +132,17 @@ class Gateway:
         if error is not None and not isinstance(error, Refusal | StoreUnavailable | ShuttingDown):
             self._world.violated("a call ended with " + "".join(traceback.format_exception(error)))
 
-    async def _again(self, who: str, what: str, method: Method, sent: Sent | None) -> None:
+    async def _again(self, who: str, what: str, method: Method, sents: Sequence[Sent]) -> None:
         try:
-            receipt = await self.call(who, f"again: {what}", method, sent=sent)
+            outcomes = await self.call(who, f"again: {what}", method, sents=sents)
         except DiscoError:
             return
-        if sent is not None:
-            sent.is_told(receipt.receipt, self._world.loop.time())
+        if sents:
+            self._tell(outcomes)
 
 
-async def _run(method: Method, servicer: AggregatorServicer) -> Any:
-    return await method(servicer)
+async def _run(method: Method, servicer: AggregatorServicer, sents: Sequence[Sent]) -> Any:
+    return await method(servicer, sents)
 
 
 class Participant:
@@ -191,12 +216,17 @@ class Participant:
 
     async def submit(self, sent: Sent) -> None:
         """Repeats until it is acknowledged or refused; seldom not even then."""
+        self._gateway.under_way.append(sent)
+        try:
+            await self._submit(sent)
+        finally:
+            self._gateway.under_way.remove(sent)
+
+    async def _submit(self, sent: Sent) -> None:
         while True:
             sent.refused = ""
             try:
-                answer = await self._gateway.call(
-                    self.name, f"submit {sent}", lambda to: self._submission(to, sent), sent=sent
-                )
+                await self._gateway.submit([sent, *self._others()], self._submission)
             except Refusal as refusal:
                 self._world.say(self.name, f"{sent} is refused: {refusal.reason}")
                 if all(call.done() for call in sent.calls):
@@ -207,27 +237,44 @@ class Participant:
                     return
                 await self._sleep_a_little()
             else:
+                receipt = sent.receipts[-1]
                 self._world.say(
-                    self.name,
-                    f"{sent} is acknowledged: round {answer.receipt.round}, position {answer.receipt.position}",
+                    self.name, f"{sent} is acknowledged: round {receipt.round}, position {receipt.position}"
                 )
-                sent.is_told(answer.receipt, self._world.loop.time())
                 return
 
-    async def _submission(self, to: AggregatorServicer, sent: Sent) -> Any:
+    def _others(self) -> list[Sent]:
+        """What goes into the same call: mostly nothing."""
+        under_way = self._gateway.under_way
+        return self._chance.choices(under_way, k=self._chance.choice((1, 1, 2, 3))) if self._happens(0.5) else []
+
+    async def _submission(self, to: AggregatorServicer, sents: Sequence[Sent]) -> Outcomes:
         """As a stream or in one message, whichever attempt it is."""
-        if self._happens(0.5):
-            return await to.SubmitContribution(self._stream(sent), None)
-        return await to.HandOverContribution(
-            messages.HandOverContributionRequest(
-                task_id=TASK_ID,
-                participant_id=sent.participant,
-                round=sent.base_round,
-                sample_count=sent.sample_count,
-                octets=sent.weights,
-            ),
-            None,
+        if len(sents) == 1 and self._happens(0.7):
+            answer = await to.SubmitContribution(self._stream(sents[0]), None)
+            return [(sents[0], answer.receipt)]
+        request = messages.HandOverContributionsRequest(
+            task_id=TASK_ID,
+            contributions=[
+                messages.HandOverContributionsRequest.Contribution(
+                    participant_id=sent.participant,
+                    round=sent.base_round,
+                    sample_count=sent.sample_count,
+                    octets=sent.weights,
+                )
+                for sent in sents
+            ],
         )
+        outcomes = (await to.HandOverContributions(request, None)).outcomes
+        return [(sent, self._said(outcome)) for sent, outcome in zip(sents, outcomes, strict=True)]
+
+    def _said(self, outcome: messages.HandOverContributionsResponse.Outcome) -> round_pb2.Receipt | DiscoError:
+        if outcome.WhichOneof("outcome") == "receipt":
+            return outcome.receipt
+        error = from_rich_status(outcome.refusal)
+        if not isinstance(error, Refusal | StoreUnavailable | ShuttingDown):
+            self._world.violated(f"a contribution's outcome is {error!r}")
+        return error
 
     async def _stream(self, sent: Sent) -> AsyncIterator[messages.SubmitContributionRequest]:
         yield messages.SubmitContributionRequest(
@@ -266,10 +313,10 @@ class Participant:
             )
             await asyncio.sleep(self._lease_s / 3)
 
-    async def _repeat(self, what: str, method: Method) -> Any:
+    async def _repeat(self, what: str, method: Callable[[AggregatorServicer], Awaitable[Any]]) -> Any:
         while True:
             try:
-                return await self._gateway.call(self.name, what, method)
+                return await self._gateway.call(self.name, what, lambda to, _: method(to))
             except BrokenWorld:
                 await self._sleep_a_little()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionRequest
+from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionsRequest
 
 from blobstore import names, records
 from learning.aggregation import Aggregation, AggregationRule
@@ -204,10 +204,12 @@ async def test_what_is_repeated_at_another_replica_leaves_the_blob_alone_that_wa
         (file,) = tmp_path.rglob(name)
         acknowledged = file.stat()
         # In one message, so that nothing is looked for before it is folded.
-        request = HandOverContributionRequest(
-            task_id=TASK, participant_id="a", round=0, octets=weights, sample_count=samples
+        contribution = HandOverContributionsRequest.Contribution(
+            participant_id="a", round=0, octets=weights, sample_count=samples
         )
-        assert (await other.stub.HandOverContribution(request)).receipt == receipt
+        request = HandOverContributionsRequest(task_id=TASK, contributions=[contribution])
+        answer = await other.stub.HandOverContributions(request)
+        assert [each.receipt for each in answer.outcomes] == [receipt]
         assert (file.stat().st_ino, file.stat().st_mtime_ns) == (acknowledged.st_ino, acknowledged.st_mtime_ns)
 
 

@@ -288,74 +288,124 @@ class SubmitContributionResponse(_message.Message):
 Global___SubmitContributionResponse: _TypeAlias = SubmitContributionResponse  # noqa: Y015
 
 @_typing.final
-class HandOverContributionRequest(_message.Message):
-    """Request of HandOverContribution."""
+class HandOverContributionsRequest(_message.Message):
+    """Request of HandOverContributions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Contribution(_message.Message):
+        """One participant's weights."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+        ROUND_FIELD_NUMBER: _builtins.int
+        SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+        OCTETS_FIELD_NUMBER: _builtins.int
+        HANDED_OVER_FIELD_NUMBER: _builtins.int
+        participant_id: _builtins.str
+        """Who contributes."""
+        round: _builtins.int
+        """Round whose version the training started from."""
+        sample_count: _builtins.int
+        """Samples the participant trained on. 0: not told, counts as 1."""
+        octets: _builtins.bytes
+        """At most 1 MiB."""
+        @_builtins.property
+        def handed_over(self) -> _handover_pb2.HandedOver:
+            """Any size within the limit."""
+
+        def __init__(
+            self,
+            *,
+            participant_id: _builtins.str = ...,
+            round: _builtins.int = ...,
+            sample_count: _builtins.int = ...,
+            octets: _builtins.bytes = ...,
+            handed_over: _handover_pb2.HandedOver | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "octets", b"octets", "weights", b"weights"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "octets", b"octets", "participant_id", b"participant_id", "round", b"round", "sample_count", b"sample_count", "weights", b"weights"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_weights: _TypeAlias = _typing.Literal["octets", "handed_over"]  # noqa: Y015
+        _WhichOneofArgType_weights: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_weights) -> _WhichOneofReturnType_weights | None: ...
+
     TASK_ID_FIELD_NUMBER: _builtins.int
-    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
-    ROUND_FIELD_NUMBER: _builtins.int
-    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
-    OCTETS_FIELD_NUMBER: _builtins.int
-    HANDED_OVER_FIELD_NUMBER: _builtins.int
+    CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Which task."""
-    participant_id: _builtins.str
-    """Who contributes."""
-    round: _builtins.int
-    """Round whose version the training started from."""
-    sample_count: _builtins.int
-    """Samples the participant trained on. 0: not told, counts as 1."""
-    octets: _builtins.bytes
-    """At most 1 MiB."""
     @_builtins.property
-    def handed_over(self) -> _handover_pb2.HandedOver:
-        """Any size within the limit."""
+    def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___HandOverContributionsRequest.Contribution]:
+        """1 to 64 contributions."""
 
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
-        participant_id: _builtins.str = ...,
-        round: _builtins.int = ...,
-        sample_count: _builtins.int = ...,
-        octets: _builtins.bytes = ...,
-        handed_over: _handover_pb2.HandedOver | None = ...,
+        contributions: _abc.Iterable[Global___HandOverContributionsRequest.Contribution] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "octets", b"octets", "weights", b"weights"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "octets", b"octets", "participant_id", b"participant_id", "round", b"round", "sample_count", b"sample_count", "task_id", b"task_id", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_weights: _TypeAlias = _typing.Literal["octets", "handed_over"]  # noqa: Y015
-    _WhichOneofArgType_weights: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_weights) -> _WhichOneofReturnType_weights | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HandOverContributionRequest: _TypeAlias = HandOverContributionRequest  # noqa: Y015
+Global___HandOverContributionsRequest: _TypeAlias = HandOverContributionsRequest  # noqa: Y015
 
 @_typing.final
-class HandOverContributionResponse(_message.Message):
-    """Answer of HandOverContribution."""
+class HandOverContributionsResponse(_message.Message):
+    """Answer of HandOverContributions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_typing.final
+    class Outcome(_message.Message):
+        """What became of one contribution."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RECEIPT_FIELD_NUMBER: _builtins.int
+        REFUSAL_FIELD_NUMBER: _builtins.int
+        refusal: _builtins.bytes
+        """Why there is none: a google.rpc.Status, as in the trailer grpc-status-details-bin of a call that fails."""
+        @_builtins.property
+        def receipt(self) -> _round_pb2.Receipt:
+            """The acknowledgement."""
+
+        def __init__(
+            self,
+            *,
+            receipt: _round_pb2.Receipt | None = ...,
+            refusal: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "receipt", b"receipt", "refusal", b"refusal"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "receipt", b"receipt", "refusal", b"refusal"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["receipt", "refusal"]  # noqa: Y015
+        _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def receipt(self) -> _round_pb2.Receipt:
-        """The acknowledgement."""
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___HandOverContributionsResponse.Outcome]:
+        """In the order of the contributions."""
 
     def __init__(
         self,
         *,
-        receipt: _round_pb2.Receipt | None = ...,
+        outcomes: _abc.Iterable[Global___HandOverContributionsResponse.Outcome] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HandOverContributionResponse: _TypeAlias = HandOverContributionResponse  # noqa: Y015
+Global___HandOverContributionsResponse: _TypeAlias = HandOverContributionsResponse  # noqa: Y015
 
 @_typing.final
 class GetRoundRequest(_message.Message):
@@ -410,16 +460,24 @@ class WatchRoundsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
+    TAKES_VERSIONS_FIELD_NUMBER: _builtins.int
+    TAKES_HANDOVER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Which task."""
+    takes_versions: _builtins.bool
+    """Whether the caller takes new versions with the news of them."""
+    takes_handover: _builtins.bool
+    """Whether the caller takes weights that are handed over in a file."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
+        takes_versions: _builtins.bool = ...,
+        takes_handover: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["takes_handover", b"takes_handover", "takes_versions", b"takes_versions", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,22 +490,66 @@ class WatchRoundsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUND_FIELD_NUMBER: _builtins.int
+    NEW_VERSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def round(self) -> _round_pb2.Round:
         """The round."""
+
+    @_builtins.property
+    def new_version(self) -> Global___NewVersion:
+        """The version `round.version`, with the first message that names it, where the caller takes that and this replica
+        has its weights in memory, having made it. Else ReadVersion reads it.
+        """
 
     def __init__(
         self,
         *,
         round: _round_pb2.Round | None = ...,
+        new_version: Global___NewVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["new_version", b"new_version", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_version", b"new_version", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRoundsResponse: _TypeAlias = WatchRoundsResponse  # noqa: Y015
+
+@_typing.final
+class NewVersion(_message.Message):
+    """A version with its weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    OCTETS_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
+    octets: _builtins.bytes
+    """At most 1 MiB."""
+    @_builtins.property
+    def header(self) -> Global___ReadVersionResponse.Header:
+        """What it is."""
+
+    @_builtins.property
+    def handed_over(self) -> _handover_pb2.HandedOver:
+        """Where that cannot be read any more, ReadVersion reads the version."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ReadVersionResponse.Header | None = ...,
+        octets: _builtins.bytes = ...,
+        handed_over: _handover_pb2.HandedOver | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "header", b"header", "octets", b"octets", "weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handed_over", b"handed_over", "header", b"header", "octets", b"octets", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_weights: _TypeAlias = _typing.Literal["octets", "handed_over"]  # noqa: Y015
+    _WhichOneofArgType_weights: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_weights) -> _WhichOneofReturnType_weights | None: ...
+
+Global___NewVersion: _TypeAlias = NewVersion  # noqa: Y015
 
 @_typing.final
 class ReadVersionRequest(_message.Message):

@@ -60,10 +60,10 @@ class AggregatorServiceStub:
                 request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionRequest.SerializeToString,
                 response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionResponse.FromString,
                 _registered_method=True)
-        self.HandOverContribution = channel.unary_unary(
-                '/disco.aggregator.v1.AggregatorService/HandOverContribution',
-                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionRequest.SerializeToString,
-                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionResponse.FromString,
+        self.HandOverContributions = channel.unary_unary(
+                '/disco.aggregator.v1.AggregatorService/HandOverContributions',
+                request_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionsRequest.SerializeToString,
+                response_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionsResponse.FromString,
                 _registered_method=True)
         self.GetRound = channel.unary_unary(
                 '/disco.aggregator.v1.AggregatorService/GetRound',
@@ -186,13 +186,16 @@ class AggregatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def HandOverContribution(self, request, context):
-        """Contributes a participant's weights in one message: small ones themselves,
-        others as a file that both processes can open. What SubmitContribution says
-        holds here, too; the digest is computed by the aggregator.
-        Fails with NOT_HANDED_OVER where it cannot read the file: SubmitContribution
-        takes the same weights then. Else as SubmitContribution, without
-        STREAM_STALLED and DIGEST_MISMATCH.
+    def HandOverContributions(self, request, context):
+        """Contributes the weights of several participants of one task in one message:
+        small ones themselves, others as files that both processes can open. Each
+        is a contribution of its own, with an outcome of its own; what
+        SubmitContribution says holds for each, too. Their digests are computed by
+        the aggregator. The answer comes when all outcomes are known.
+        An outcome is NOT_HANDED_OVER where the file cannot be read:
+        SubmitContribution takes the same weights then. Else it is as with
+        SubmitContribution, without STREAM_STALLED and DIGEST_MISMATCH.
+        Fails with MALFORMED_MESSAGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,7 +212,8 @@ class AggregatorServiceServicer:
     def WatchRounds(self, request, context):
         """Streams the round: at once as it is, then after every change. Snapshots,
         not differences: one that is skipped costs nothing. Skipped is what lasts
-        for a moment only: a round that is complete and being closed.
+        for a moment only: a round that is complete and being closed. New versions
+        come along where the caller takes them, as far as that spares reading them.
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -354,10 +358,10 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionRequest.FromString,
                     response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.SubmitContributionResponse.SerializeToString,
             ),
-            'HandOverContribution': grpc.unary_unary_rpc_method_handler(
-                    servicer.HandOverContribution,
-                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionRequest.FromString,
-                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionResponse.SerializeToString,
+            'HandOverContributions': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandOverContributions,
+                    request_deserializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionsRequest.FromString,
+                    response_serializer=disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionsResponse.SerializeToString,
             ),
             'GetRound': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRound,
@@ -555,7 +559,7 @@ class AggregatorService:
             _registered_method=True)
 
     @staticmethod
-    def HandOverContribution(request,
+    def HandOverContributions(request,
             target,
             options=(),
             channel_credentials=None,
@@ -568,9 +572,9 @@ class AggregatorService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/disco.aggregator.v1.AggregatorService/HandOverContribution',
-            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionRequest.SerializeToString,
-            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionResponse.FromString,
+            '/disco.aggregator.v1.AggregatorService/HandOverContributions',
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionsRequest.SerializeToString,
+            disco_dot_aggregator_dot_v1_dot_aggregator__service__pb2.HandOverContributionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

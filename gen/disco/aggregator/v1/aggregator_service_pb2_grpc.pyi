@@ -63,13 +63,16 @@ class AggregatorServiceStub:
     WEIGHTS_NOT_FINITE, WEIGHTS_OUT_OF_BOUND, ROUND_STALE, ROUND_AHEAD,
     DUPLICATE_CONTRIBUTION, NORM_TOO_LARGE, WEIGHT_CAP_REACHED.
     """
-    HandOverContribution: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.HandOverContributionRequest, _aggregator_service_pb2.HandOverContributionResponse]
-    """Contributes a participant's weights in one message: small ones themselves,
-    others as a file that both processes can open. What SubmitContribution says
-    holds here, too; the digest is computed by the aggregator.
-    Fails with NOT_HANDED_OVER where it cannot read the file: SubmitContribution
-    takes the same weights then. Else as SubmitContribution, without
-    STREAM_STALLED and DIGEST_MISMATCH.
+    HandOverContributions: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.HandOverContributionsRequest, _aggregator_service_pb2.HandOverContributionsResponse]
+    """Contributes the weights of several participants of one task in one message:
+    small ones themselves, others as files that both processes can open. Each
+    is a contribution of its own, with an outcome of its own; what
+    SubmitContribution says holds for each, too. Their digests are computed by
+    the aggregator. The answer comes when all outcomes are known.
+    An outcome is NOT_HANDED_OVER where the file cannot be read:
+    SubmitContribution takes the same weights then. Else it is as with
+    SubmitContribution, without STREAM_STALLED and DIGEST_MISMATCH.
+    Fails with MALFORMED_MESSAGE.
     """
     GetRound: _grpc.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetRoundRequest, _aggregator_service_pb2.GetRoundResponse]
     """Reads the round that is open.
@@ -78,7 +81,8 @@ class AggregatorServiceStub:
     WatchRounds: _grpc.UnaryStreamMultiCallable[_aggregator_service_pb2.WatchRoundsRequest, _aggregator_service_pb2.WatchRoundsResponse]
     """Streams the round: at once as it is, then after every change. Snapshots,
     not differences: one that is skipped costs nothing. Skipped is what lasts
-    for a moment only: a round that is complete and being closed.
+    for a moment only: a round that is complete and being closed. New versions
+    come along where the caller takes them, as far as that spares reading them.
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
     """
     ReadVersion: _grpc.UnaryStreamMultiCallable[_aggregator_service_pb2.ReadVersionRequest, _aggregator_service_pb2.ReadVersionResponse]
@@ -184,13 +188,16 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     WEIGHTS_NOT_FINITE, WEIGHTS_OUT_OF_BOUND, ROUND_STALE, ROUND_AHEAD,
     DUPLICATE_CONTRIBUTION, NORM_TOO_LARGE, WEIGHT_CAP_REACHED.
     """
-    HandOverContribution: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.HandOverContributionRequest, _aggregator_service_pb2.HandOverContributionResponse]  # type: ignore[assignment]
-    """Contributes a participant's weights in one message: small ones themselves,
-    others as a file that both processes can open. What SubmitContribution says
-    holds here, too; the digest is computed by the aggregator.
-    Fails with NOT_HANDED_OVER where it cannot read the file: SubmitContribution
-    takes the same weights then. Else as SubmitContribution, without
-    STREAM_STALLED and DIGEST_MISMATCH.
+    HandOverContributions: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.HandOverContributionsRequest, _aggregator_service_pb2.HandOverContributionsResponse]  # type: ignore[assignment]
+    """Contributes the weights of several participants of one task in one message:
+    small ones themselves, others as files that both processes can open. Each
+    is a contribution of its own, with an outcome of its own; what
+    SubmitContribution says holds for each, too. Their digests are computed by
+    the aggregator. The answer comes when all outcomes are known.
+    An outcome is NOT_HANDED_OVER where the file cannot be read:
+    SubmitContribution takes the same weights then. Else it is as with
+    SubmitContribution, without STREAM_STALLED and DIGEST_MISMATCH.
+    Fails with MALFORMED_MESSAGE.
     """
     GetRound: _aio.UnaryUnaryMultiCallable[_aggregator_service_pb2.GetRoundRequest, _aggregator_service_pb2.GetRoundResponse]  # type: ignore[assignment]
     """Reads the round that is open.
@@ -199,7 +206,8 @@ class AggregatorServiceAsyncStub(AggregatorServiceStub):
     WatchRounds: _aio.UnaryStreamMultiCallable[_aggregator_service_pb2.WatchRoundsRequest, _aggregator_service_pb2.WatchRoundsResponse]  # type: ignore[assignment]
     """Streams the round: at once as it is, then after every change. Snapshots,
     not differences: one that is skipped costs nothing. Skipped is what lasts
-    for a moment only: a round that is complete and being closed.
+    for a moment only: a round that is complete and being closed. New versions
+    come along where the caller takes them, as far as that spares reading them.
     Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
     """
     ReadVersion: _aio.UnaryStreamMultiCallable[_aggregator_service_pb2.ReadVersionRequest, _aggregator_service_pb2.ReadVersionResponse]  # type: ignore[assignment]
@@ -328,17 +336,20 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def HandOverContribution(
+    def HandOverContributions(
         self,
-        request: _aggregator_service_pb2.HandOverContributionRequest,
+        request: _aggregator_service_pb2.HandOverContributionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_aggregator_service_pb2.HandOverContributionResponse, _abc.Awaitable[_aggregator_service_pb2.HandOverContributionResponse]]:
-        """Contributes a participant's weights in one message: small ones themselves,
-        others as a file that both processes can open. What SubmitContribution says
-        holds here, too; the digest is computed by the aggregator.
-        Fails with NOT_HANDED_OVER where it cannot read the file: SubmitContribution
-        takes the same weights then. Else as SubmitContribution, without
-        STREAM_STALLED and DIGEST_MISMATCH.
+    ) -> _typing.Union[_aggregator_service_pb2.HandOverContributionsResponse, _abc.Awaitable[_aggregator_service_pb2.HandOverContributionsResponse]]:
+        """Contributes the weights of several participants of one task in one message:
+        small ones themselves, others as files that both processes can open. Each
+        is a contribution of its own, with an outcome of its own; what
+        SubmitContribution says holds for each, too. Their digests are computed by
+        the aggregator. The answer comes when all outcomes are known.
+        An outcome is NOT_HANDED_OVER where the file cannot be read:
+        SubmitContribution takes the same weights then. Else it is as with
+        SubmitContribution, without STREAM_STALLED and DIGEST_MISMATCH.
+        Fails with MALFORMED_MESSAGE.
         """
 
     @_abc_1.abstractmethod
@@ -359,7 +370,8 @@ class AggregatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_aggregator_service_pb2.WatchRoundsResponse], _abc.AsyncIterator[_aggregator_service_pb2.WatchRoundsResponse]]:
         """Streams the round: at once as it is, then after every change. Snapshots,
         not differences: one that is skipped costs nothing. Skipped is what lasts
-        for a moment only: a round that is complete and being closed.
+        for a moment only: a round that is complete and being closed. New versions
+        come along where the caller takes them, as far as that spares reading them.
         Fails with INVALID_ID, TASK_NOT_FOUND, WRONG_SCHEME.
         """
 
