@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 QUIET_TURNS = 2
 MAX_TOGETHER = 64
 MAX_BYTES = 3 * CHUNK_BYTES
-"""Of octets in one message, where there are several."""
+"""Of weights in one call, where there are several contributions: large ones need not wait for each other's outcomes."""
 
 _CONTRIBUTIONS = HandOverContributionsRequest.CONTRIBUTIONS_FIELD_NUMBER
 _OCTETS = HandOverContributionsRequest.Contribution.OCTETS_FIELD_NUMBER
@@ -45,6 +45,11 @@ class _Ready:
     contribution: HandOverContributionsRequest.Contribution
     octets: Buffer
     answer: asyncio.Future[Receipt]
+
+    @property
+    def size(self) -> int:
+        """Bytes of weights."""
+        return len(self.octets) + self.contribution.handed_over.size
 
     def written(self) -> tuple[Buffer, ...]:
         head = self.contribution.SerializeToString()
@@ -117,11 +122,11 @@ def _bundles(ready: Iterable[_Ready]) -> Iterator[list[_Ready]]:
     bundle: list[_Ready] = []
     size = 0
     for one in ready:
-        if bundle and (len(bundle) == MAX_TOGETHER or size + len(one.octets) > MAX_BYTES):
+        if bundle and (len(bundle) == MAX_TOGETHER or size + one.size > MAX_BYTES):
             yield bundle
             bundle, size = [], 0
         bundle.append(one)
-        size += len(one.octets)
+        size += one.size
     yield bundle
 
 

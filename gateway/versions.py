@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from disco.aggregator.v1.aggregator_service_pb2_grpc import AggregatorServiceAsyncStub
 
 IDLE_TIMEOUT_S = 10.0
+BROUGHT_BYTES = 16 << 20
+"""Of all versions that came with their news, as far as they came in the message."""
 FRAMES_KEPT = 4
 """Frames of one version in one dialect that are kept; each is as large as the version."""
 
@@ -48,7 +50,7 @@ class Versions:
         self._limit_bytes = limit_bytes
         self._clock = clock
         self._streamed_until = clock()
-        self._brought: dict[str, NewVersion] = {}
+        self._brought: BodyCache[NewVersion] = BodyCache(max_bytes=BROUGHT_BYTES, size=NewVersion.ByteSize)
         self._encoded: BodyCache[EncodedWeights] = BodyCache(max_bytes=4 * limit_bytes, size=len)
         self._frames: dict[tuple[str, str], tuple[EncodedWeights, dict[tuple[int, int], bytes]]] = {}
 
@@ -71,8 +73,8 @@ class Versions:
             return known
 
     def bring(self, task_id: str, version: NewVersion) -> None:
-        """Takes a version that came with the news of it: it need not be read. One of each task, the last, is kept."""
-        self._brought[task_id] = version
+        """Takes a version that came with the news of it: it need not be read."""
+        self._brought.put(task_id, "", version.header.version, version)
 
     def frame(self, task_id: str, dialect: Dialect, message: ServerMessage) -> bytes:
         """The frame of a message; the frames of a task's newest version are made once for all sockets."""
@@ -95,8 +97,7 @@ class Versions:
         return frame
 
     def forget(self, task_id: str) -> None:
-        """Lets go of what is kept for a task that nobody here takes part in any more."""
-        self._brought.pop(task_id, None)
+        """Lets the frames of a task go that nobody here takes part in any more."""
         for key in [key for key in self._frames if key[0] == task_id]:
             del self._frames[key]
 
@@ -118,8 +119,8 @@ class Versions:
         return await off_loop(len(weights), dialect.encode_weights, weights, shapes)
 
     async def _read(self, task_id: str, version: int | None) -> tuple[int, bytes | memoryview, Shapes]:
-        brought = self._brought.get(task_id)
-        if brought is not None and brought.header.version == version:
+        brought = None if version is None else self._brought.get(task_id, "", version)
+        if brought is not None:
             weights = await self._unpacked(brought)
             if weights is not None:
                 return _read(brought.header, weights)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionsRequest
+from disco.aggregator.v1.handover_pb2 import HandedOver
 from disco.aggregator.v1.round_pb2 import Receipt
 
 from gateway import bundles as bundles_module
@@ -15,7 +16,7 @@ from gateway.bundles import MAX_TOGETHER, QUIET_TURNS, Bundles
 from gateway.service_clients import ServiceClients
 from gateway.settings import GatewaySettings
 from gateway.submitting import Submitting
-from learning.refusals import Fault, RoundStale, StoreUnavailable, WeightsNotFinite
+from learning.refusals import Fault, NotHandedOver, RoundStale, StoreUnavailable, WeightsNotFinite
 from tests.gateway.recorders import Services
 
 WHO = [f"p{number}" for number in range(5)]
@@ -107,6 +108,18 @@ async def test_more_than_fit_go_in_several_calls(
     await outcomes_of([handing_over(bundles, who) for who in WHO[:2]])
     assert services.aggregator.bundles[3:] == [("fed", 1), ("fed", 1)]
     assert sorted(who for who, *_ in arrived(services)) == sorted([*many, *WHO, *WHO[:2]])
+
+
+async def test_large_weights_do_not_wait_for_each_others_outcomes(bundles: Bundles, services: Services) -> None:
+    large = HandedOver(name="nowhere", size=bundles_module.MAX_BYTES)
+    calls = [
+        asyncio.create_task(
+            bundles.hand_over("fed", HandOverContributionsRequest.Contribution(participant_id=who, handed_over=large))
+        )
+        for who in WHO[:2]
+    ]
+    assert [type(each) for each in await outcomes_of(calls)] == [NotHandedOver, NotHandedOver]
+    assert services.aggregator.bundles == [("fed", 1), ("fed", 1)]
 
 
 async def test_refused_contribution_costs_the_others_nothing(bundles: Bundles, services: Services) -> None:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from disco.aggregator.v1.aggregator_service_pb2 import NewVersion
 
+from gateway import versions as versions_module
 from gateway.dialects.messages import Latest, Welcome
 from gateway.dialects.registry import DIALECTS
 from gateway.service_clients import ServiceClients
@@ -136,8 +137,15 @@ def hand_over(version: NewVersion, owner: Handover) -> memoryview:
     return room
 
 
-async def test_version_that_was_brought_goes_with_the_last_participant(versions: Versions, services: Services) -> None:
-    versions.bring("fed", services.aggregator.new_version("fed", 0))
-    versions.forget("fed")
+async def test_versions_that_were_brought_are_kept_within_a_bound(
+    services: Services, monkeypatch: pytest.MonkeyPatch, clients: ServiceClients
+) -> None:
+    monkeypatch.setattr(versions_module, "BROUGHT_BYTES", 3 * services.aggregator.new_version("fed", 0).ByteSize() // 2)
+    versions = Versions(clients.aggregator(), limit_bytes=1 << 20, clock=time.monotonic)
+    await services.aggregator.publish("fed", weights_of(1.0))
+    for number in (0, 1):
+        versions.bring("fed", services.aggregator.new_version("fed", number))
+    assert await versions.encoded("fed", 1, G21, seconds=5) == (1, encoded(weights_of(1.0)))
+    assert services.aggregator.reads == 0
     await versions.encoded("fed", 0, G21, seconds=5)
     assert services.aggregator.reads == 1
