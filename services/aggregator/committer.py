@@ -57,7 +57,7 @@ from learning.ids import TaskId
 from learning.refusals import DiscoError, Refusal, StoreUnavailable, WeightCapReached
 from learning.weighing import weight_of
 from roundstore.store import RoundStore, SumPointer
-from rpc.off_loop import LONG_BYTES
+from rpc.off_loop import is_long
 from services.aggregator.changes import Changes, either
 from services.aggregator.collection import Collection
 from services.aggregator.counted import Counted
@@ -299,7 +299,7 @@ class Committer:
         self, candidates: Sequence[Offered], status: RoundStatus, current: Collection
     ) -> list[int | Admission | Refusal]:
         """Side by side, where going over the weights of each is work for a thread."""
-        if current.size < LONG_BYTES:
+        if not is_long(current.size):
             return [await self._judged(offered, status, current) for offered in candidates]
         judging = [self._judged(offered, status, current) for offered in candidates]
         verdicts: list[int | Admission | Refusal] = []

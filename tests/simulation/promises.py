@@ -7,6 +7,7 @@ what was sent and what was answered; nothing of the aggregator's code.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from tests.simulation.memory_blobs import MemoryBlobStore
 from tests.simulation.participants import Sent
 from tests.simulation.promised_weights import PromisedWeights
 from tests.simulation.small_task import TASK_ID
+from tests.simulation.watchers import Brought
 
 LOST_S = 2.1
 """What was acknowledged so long before the power failed is never lost (`tests.simulation.power`)."""
@@ -105,6 +107,18 @@ def broken_promises(
         *_what_is_wrong_with_versions(outcome, known, policies, PromisedWeights(aggregation)),
         *_what_is_wrong_with_counting(_counted(outcome), known, policies, outcome.power_cuts),
     ]
+
+
+def what_was_brought_wrong(outcome: Outcome, brought: Sequence[Brought]) -> list[str]:
+    """Versions that came with the news are those of the ledger; where the power failed since, they may be lost."""
+    problems = []
+    last_cut = max(outcome.power_cuts, default=-math.inf)
+    for each in brought:
+        if hashlib.sha256(each.weights).hexdigest() != each.digest:
+            problems.append(f"version {each.number} came without having its digest")
+        if each.at > last_cut + ON_ITS_WAY_S and outcome.entries[each.number].digest != each.digest:
+            problems.append(f"version {each.number} came as another one than the ledger states")
+    return problems
 
 
 def is_settled(status: RoundStatus) -> bool:

@@ -30,10 +30,11 @@ from tests.simulation.participants import Gateway, Participant, Sent
 from tests.simulation.plan import Plan, a_plan, a_policy
 from tests.simulation.power import FailingBlobs, FailingRounds
 from tests.simulation.processes import Process, Slot
-from tests.simulation.promises import Outcome, broken_promises, is_settled, read_outcome
+from tests.simulation.promises import Outcome, broken_promises, is_settled, read_outcome, what_was_brought_wrong
 from tests.simulation.repeatable import repeatable, run_to_its_end
 from tests.simulation.small_task import TASK_ID, add_task
 from tests.simulation.virtual_loop import VirtualLoop
+from tests.simulation.watchers import Watcher
 from tests.simulation.world import World
 
 STORM_S = 60.0
@@ -75,6 +76,9 @@ def run_schedule(
         if outcome is not None:
             for problem in broken_promises(outcome, schedule.sent, schedule.policies, plan.aggregation):
                 world.violated(problem)
+            assert schedule.watcher is not None, "the schedule has run"
+            for problem in what_was_brought_wrong(outcome, schedule.watcher.brought):
+                world.violated(problem)
     if outcome is not None and not world.violations:
         for problem in without_faults.differences(
             outcome, schedule.sent, plan.policy, plan.aggregation, receipt_key=RECEIPT_KEY, seed=seed
@@ -103,6 +107,7 @@ class Schedule:
         self.policies = [plan.policy]
         self.outcome: Outcome | None = None
         self._participants: list[Participant] = []
+        self.watcher: Watcher | None = None
 
     @property
     def sent(self) -> list[Sent]:
@@ -119,6 +124,8 @@ class Schedule:
             Participant(world, gateway, f"p{number}", rounds=plan.rounds, lease_s=plan.lease_s)
             for number in range(plan.participants)
         ]
+        self.watcher = Watcher(world, slots)
+        world.in_background(self.watcher.run())
         playing = [world.in_background(participant.run()) for participant in self._participants]
         if plan.changes_policy:
             world.in_background(self._change_policies())
