@@ -39,16 +39,22 @@ LEFT_OVER_S = 3600.0
 
 
 class DirectoryBlobStore:
-    """Keeps blobs in a directory, which is made where it is missing. Raises StoreUnavailable, as every method."""
+    """Keeps blobs in a directory, which is made where it is missing. Raises StoreUnavailable, as every method.
 
-    def __init__(self, path: Path | str, durability: Durability = "second") -> None:
+    `reads_only`: for who writes nothing, and may not; a directory that is missing is taken for one without blobs.
+    """
+
+    def __init__(self, path: Path | str, durability: Durability = "second", *, reads_only: bool = False) -> None:
         self._root = str(Path(path).absolute())
         self._writing = f"{self._root}/{WRITING}"
         self._flusher = Flusher(self._root) if durability == "second" else None
         self._spare_files = SpareFiles(self._writing)
         with faults():
-            os.makedirs(self._writing, exist_ok=True)
-            files.remove_older(self._writing, LEFT_OVER_S)
+            if not reads_only:
+                os.makedirs(self._writing, exist_ok=True)
+                files.remove_older(self._writing, LEFT_OVER_S)
+            elif os.path.exists(self._root):
+                os.scandir(self._root).close()  # it must be a directory, and one that can be read
 
     async def __aenter__(self) -> Self:
         return self

@@ -24,8 +24,10 @@ _log = structlog.stdlib.get_logger("blobstore")
 
 
 @asynccontextmanager
-async def open_store(settings: BlobSettings, *, look_again_s: float = LOOK_AGAIN_S) -> AsyncIterator[BlobStore]:
-    """The store that the settings name, once it can be used.
+async def open_store(
+    settings: BlobSettings, *, reads_only: bool = False, look_again_s: float = LOOK_AGAIN_S
+) -> AsyncIterator[BlobStore]:
+    """The store that the settings name, once it can be used. `reads_only`: nothing will be written, or may be.
 
     A directory that cannot be used ends the process with a sentence: it will not
     mend itself. Object storage is waited for, and the log says why.
@@ -35,14 +37,18 @@ async def open_store(settings: BlobSettings, *, look_again_s: float = LOOK_AGAIN
             await _until_usable(objects, settings.blob_url, look_again_s)
             yield objects
     else:
-        async with _directory(settings) as directory:
+        async with _directory(settings, reads_only=reads_only) as directory:
             yield directory
 
 
-def _directory(settings: BlobSettings) -> DirectoryBlobStore:
+def _directory(settings: BlobSettings, *, reads_only: bool) -> DirectoryBlobStore:
     try:
-        return DirectoryBlobStore(settings.data_dir, settings.durability)
+        return DirectoryBlobStore(settings.data_dir, settings.durability, reads_only=reads_only)
     except StoreUnavailable:
+        if reads_only:
+            sys.exit(
+                f"Cannot read blobs in {settings.data_dir}. Make it a directory that can be read, or choose another."
+            )
         sys.exit(
             f"Cannot keep blobs in {settings.data_dir}. Make it a directory that can be written, or choose another."
         )

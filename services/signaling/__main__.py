@@ -26,7 +26,7 @@ from services.signaling.task_book import TaskBook
 
 async def main(settings: SignalingSettings) -> None:
     registry = new_registry()
-    async with open_store(settings) as blobs, connect(settings.redis_url) as redis:
+    async with open_store(settings, reads_only=True) as blobs, connect(settings.redis_url) as redis:
         switchboard = Switchboard(
             RedisPeerStore(redis),
             replica_id=ReplicaId(f"signaling-{secrets.token_hex(6)}"),

@@ -21,7 +21,7 @@ import pytest_asyncio
 from blobstore import files
 from blobstore.directory import WRITING, DirectoryBlobStore
 from blobstore.settings import Durability
-from blobstore.store import StoreFull
+from blobstore.store import BlobMissing, StoreFull
 from learning.refusals import StoreUnavailable
 from tests.blobstore.store_contract import LARGE, BlobStoreContract, pattern
 from tests.waiting import eventually
@@ -39,6 +39,33 @@ class TestDirectoryBlobStore(BlobStoreContract):
     async def other(self, tmp_path: Path) -> AsyncIterator[DirectoryBlobStore]:
         async with DirectoryBlobStore(tmp_path / "data") as store:
             yield store
+
+
+# Readers
+
+
+async def test_who_only_reads_makes_nothing_and_finds_what_others_write_later(tmp_path: Path) -> None:
+    """As a service that has the directory mounted without a right to write, and may start before those that write."""
+    data = tmp_path / "data"
+    async with DirectoryBlobStore(data, reads_only=True) as reader:
+        with pytest.raises(BlobMissing):
+            await reader.read("a")
+        assert await reader.list("") == []
+        assert not data.exists()
+        async with DirectoryBlobStore(data) as writer:
+            await writer.write("a", [b"x"])
+        assert await reader.read("a") == b"x"
+
+
+async def test_who_only_reads_leaves_what_a_killed_writer_left(tmp_path: Path) -> None:
+    left = tmp_path / WRITING / "left"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    async with DirectoryBlobStore(tmp_path, reads_only=True):
+        assert left.exists()
+    async with DirectoryBlobStore(tmp_path):
+        assert not left.exists()
 
 
 # Killed writers

@@ -87,7 +87,7 @@ async def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     process = await start("redis://127.0.0.1:1", tmp_path / "file")
     _, said = await process.communicate()
     assert process.returncode == 1
-    assert f"Cannot keep blobs in {tmp_path / 'file'}." in said.decode()
+    assert f"Cannot read blobs in {tmp_path / 'file'}." in said.decode()
 
 
 async def test_a_process_that_is_told_to_stop_ends_its_streams_and_exits(redis_url: str, tmp_path: Path) -> None:
