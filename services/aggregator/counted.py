@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from blobstore import records
-from blobstore.store import BlobStore
+from blobstore import names, records, whole
+from blobstore.store import BlobMissing, BlobStore
 from learning.federated import Admission, RoundStatus, State
 from learning.ids import ParticipantId, TaskId
 from learning.policy import MAX_STALENESS
@@ -82,9 +82,26 @@ class Counted:
         for number in rounds:
             if number < status.number:
                 lines = await self._of_closed_round(status, number)
-                if (found := lines.get((participant_id, digest, base_round))) is not None:
-                    return found
+            elif status.state is State.AGGREGATING:
+                lines = await self._of_round_behind(status)
+            else:
+                continue  # nothing is admitted to a round that collects and is behind, and nobody refused by it
+            if (found := lines.get((participant_id, digest, base_round))) is not None:
+                return found
         return None
+
+    async def _of_round_behind(self, status: RoundStatus) -> _Lines:
+        """Where the version that is being made exists already: the store has lost its newest writes, and the round will
+        be over without another look at who is in it. What is in that version may be in no admission any more."""
+        number = status.number + 1
+        try:
+            await self._blobs.size(names.ledger_entry(status.task_id, number))
+        except BlobMissing:
+            return {}
+        if not await whole.is_whole(self._blobs, status.task_id, number):
+            return {}  # it will be made once more
+        entry = await records.read_ledger_entry(self._blobs, status.task_id, number)
+        return await off_loop(_LINE_BYTES * len(entry.contributions), _admissions, entry, status.number)
 
     async def _of_closed_round(self, status: RoundStatus, number: int) -> _Lines:
         # A version that was lost may be made of others when it is made again: under another epoch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from roundstore.memory_store import MemoryRoundStore
 from roundstore.store import SumPointer
 from services.aggregator.counted import Counted
 
+SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 TASK, WHO = TaskId("titanic"), ParticipantId("a")
 POLICY = Policy(min_participants=1, quorum_share=None, quorum_count=1, deadline_s=600, staleness_weights=(4, 2, 1))
 
@@ -94,6 +96,30 @@ async def test_what_the_store_has_forgotten_is_found_in_the_ledger_and_nothing_e
     assert await found(store, status, "x", 1, blobs=blobs) == expected
     for digest, base_round in (("y", 0), ("x", 2), ("x", 0), ("z", 1)):
         assert await found(store, status, digest, base_round, blobs=blobs) is None
+
+
+async def test_what_the_store_has_forgotten_of_the_round_that_is_closed_is_found_in_its_version(tmp_path: Path) -> None:
+    """What should happen: Redis lost its newest writes, so that round 1 is closed a second time, to a version that
+    exists and counts more than Redis knows. What should not: a contribution is refused as stale, and counted there."""
+    blobs = DirectoryBlobStore(tmp_path)
+    store = MemoryRoundStore()
+    opened = await store.open_round(TASK, POLICY, number=1, now=1.0)
+    group = [Contribution(ParticipantId("b"), "y", 1, 1)]
+    pointer = SumPointer(ReplicaId("r"), "sums/x", "d", 1, 1)
+    await store.commit_group(TASK, epoch=opened.epoch, number=1, pointer=pointer, group=group, now=1.0)
+    closing = await store.start_closing(TASK, epoch=opened.epoch, number=1, closer=ReplicaId("r"), until=9.0, now=1.0)
+    assert await found(store, closing.status, "x", 1, blobs=blobs) is None
+    lines = (LedgerLine("b", "y", 1, 1, 0), LedgerLine(WHO, "x", 1, 7, 1))
+    for version, counted in ((1, ()), (2, lines)):
+        entry = LedgerEntry(version, SHA256_OF_NOTHING, base_digest="", create_time=0.0, contributions=counted)
+        await records.write_version(blobs, TASK, b"", entry)
+    expected = Admission(participant_id=WHO, digest="x", base_round=1, weight=7, round=1, position=1)
+    assert await found(store, closing.status, "x", 1, blobs=blobs) == expected
+    assert await found(store, closing.status, "z", 1, blobs=blobs) is None
+    assert await found(store, closing.status, "x", 2, blobs=blobs) is None
+    assert await found(store, opened, "x", 1, blobs=blobs) is None  # the next look at the round says more
+    await blobs.delete(names.ledger_entry(TASK, 1))  # the power took that, too: version 2 hangs in the air
+    assert await found(store, closing.status, "x", 1, blobs=blobs) is None
 
 
 async def test_entries_are_read_once_and_again_where_versions_were_lost(tmp_path: Path) -> None:
