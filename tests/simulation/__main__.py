@@ -5,7 +5,7 @@
     make simulate SEED=42           one, with its trace
     make simulate STORE=redis       on a real Redis
 
-Ten thousand take about 17 minutes of processor time (0.1 s each), spread over all cores.
+Ten thousand take about 23 minutes of processor time (0.14 s each), spread over all cores.
 
 Ends with status 1 where a promise was broken; the first such schedule is printed with its trace.
 """
