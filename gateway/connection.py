@@ -28,6 +28,7 @@ from gateway.dialects.messages import ClientMessage, ServerMessage
 from gateway.metrics import GatewayMetrics
 from gateway.outbox import Outbox
 from learning.refusals import DiscoError, InternalError, MalformedMessage
+from rpc.logs import request_id
 
 Call = TypeVar("Call")
 Event = TypeVar("Event", contravariant=True)
@@ -135,7 +136,7 @@ class Connection(Generic[Call, Event]):
         # The pump: whatever a session or a codec did not foresee ends this socket, and no other.
         except* Exception as bugs:  # noqa: BLE001
             _log.exception("socket.failed", exc_info=bugs)
-            ended = _ending_for(InternalError(request_id=_request_id()))
+            ended = _ending_for(InternalError(request_id=request_id()))
         assert ended is not None, "a pump only stops by raising"
         if ended.error is not None:
             await self._close(send, ended.error)
@@ -204,7 +205,7 @@ class Connection(Generic[Call, Event]):
         # The pump: a bug in carrying out one call ends this socket, and no other.
         except Exception:  # noqa: BLE001
             _log.exception("call.failed", call=type(call).__name__)
-            self.end(InternalError(request_id=_request_id()))
+            self.end(InternalError(request_id=request_id()))
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -226,7 +227,3 @@ def _first(endings: BaseExceptionGroup[_SocketEnded]) -> _SocketEnded:
 
 def _ending_for(error: DiscoError) -> _SocketEnded:
     return _SocketEnded(Ending(error.reason, orderly=False), error)
-
-
-def _request_id() -> str:
-    return str(structlog.contextvars.get_contextvars().get("request_id", "unknown"))

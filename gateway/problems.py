@@ -30,6 +30,7 @@ from learning.refusals import (
     InvalidTask,
     WeightsNotFinite,
 )
+from rpc.logs import request_id
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -77,11 +78,6 @@ STATUSES: dict[str, HTTPStatus] = {
 }
 
 _log = structlog.stdlib.get_logger("gateway")
-
-
-def request_id() -> str:
-    """The id that was bound to the request that is being answered."""
-    return str(structlog.contextvars.get_contextvars().get("request_id", "unknown"))
 
 
 def problem(

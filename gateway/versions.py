@@ -123,7 +123,7 @@ class Versions:
         if brought is not None:
             weights = await self._unpacked(brought)
             if weights is not None:
-                return _read(brought.header, weights)
+                return _as_read(brought.header, weights)
         request = ReadVersionRequest(task_id=task_id, version=version)
         if self._handover is not None and self._clock() >= self._streamed_until:
             request.takes_handover = True
@@ -162,7 +162,7 @@ class Versions:
             weights = await self._weights(first.header, messages)
         finally:
             stream.cancel()
-        return _read(first.header, memoryview(weights))
+        return _as_read(first.header, memoryview(weights))
 
     async def _weights(
         self, header: ReadVersionResponse.Header, messages: AsyncIterator[ReadVersionResponse]
@@ -180,7 +180,7 @@ class Versions:
         return weights
 
 
-def _read(header: ReadVersionResponse.Header, weights: bytes | memoryview) -> tuple[int, bytes | memoryview, Shapes]:
+def _as_read(header: ReadVersionResponse.Header, weights: bytes | memoryview) -> tuple[int, bytes | memoryview, Shapes]:
     return header.version, weights, tuple(tuple(spec.shape) for spec in header.weight_specs)
 
 

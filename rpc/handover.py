@@ -34,6 +34,8 @@ import structlog
 import xxhash
 from disco.aggregator.v1.handover_pb2 import HandedOver
 
+from rpc.chunks import Buffer
+
 LIMIT_BYTES = 256 << 20
 """Of all files of one process; what does not fit is streamed."""
 SPARE_BYTES = 128 << 20
@@ -41,8 +43,6 @@ SPARE_BYTES = 128 << 20
 STREAMED_FOR_S = 30.0
 """After a file could not be read: a process on a machine of its own never can."""
 LOCK_SUFFIX = ".lock"
-
-Buffer = bytes | bytearray | memoryview
 
 _log = structlog.stdlib.get_logger("rpc")
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{32}")

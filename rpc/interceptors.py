@@ -23,6 +23,7 @@ import grpc
 import structlog
 
 from learning.refusals import DiscoError, Fault, InternalError, ShuttingDown
+from rpc import logs
 from rpc.handlers import Behaviour, Context, Continuation, Handler, behaviour_of, with_behaviour
 from rpc.metrics import CallMetrics
 from rpc.status import DETAILS_KEY, STATUS_BY_REASON, to_rich_status
@@ -126,7 +127,7 @@ def answerable(error: Exception, *, method: str) -> DiscoError:
     """What to answer for an error of a method, or of one of several things that it does: logged where it must be."""
     if not isinstance(error, DiscoError):
         _log.error("rpc.failed", method=method, exc_info=error)
-        return InternalError(request_id=str(structlog.contextvars.get_contextvars().get("request_id", "unknown")))
+        return InternalError(request_id=logs.request_id())
     if isinstance(error, Fault) and not isinstance(error, ShuttingDown):
         _log.warning("rpc.fault", method=method, reason=error.reason, sentence=str(error))
     return error

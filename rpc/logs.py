@@ -58,6 +58,11 @@ def configure(
         library.handlers, library.propagate = [], True
 
 
+def request_id() -> str:
+    """The id that was bound to the request that is being answered."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", "unknown"))
+
+
 def blank_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Blanks what is named like a secret and replaces bytes by their number: weights and models are never logged."""
     for name, value in event.items():

@@ -111,18 +111,14 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> DiscoError:
     explanation = None
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes) and explanation is None:
-            explanation = _error_info(value)
+            explanation = _error_info(_parsed(value))
     return _understood(error.code(), error.details() or "", explanation)
 
 
 def from_rich_status(octets: bytes) -> DiscoError:
     """As `from_rpc_error`, of a google.rpc.Status that came in a message."""
-    try:
-        status = status_pb2.Status.FromString(octets)
-    except DecodeError:
-        status = status_pb2.Status()
-    code = _CODE_BY_NUMBER.get(status.code, _CODE.UNKNOWN)
-    return _understood(code, status.message, _error_info(octets))
+    status = _parsed(octets)
+    return _understood(_CODE_BY_NUMBER.get(status.code, _CODE.UNKNOWN), status.message, _error_info(status))
 
 
 def _understood(code: grpc.StatusCode, text: str, explanation: error_details_pb2.ErrorInfo | None) -> DiscoError:
@@ -146,11 +142,19 @@ def translated() -> Iterator[None]:
         raise from_rpc_error(error) from error
 
 
-def _error_info(octets: bytes) -> error_details_pb2.ErrorInfo | None:
-    """The first ErrorInfo of a google.rpc.Status. Whatever cannot be parsed counts as absent: it is not ours."""
+def _parsed(octets: bytes) -> status_pb2.Status:
+    """Empty where it cannot be parsed: it is not ours."""
+    try:
+        return status_pb2.Status.FromString(octets)
+    except DecodeError:
+        return status_pb2.Status()
+
+
+def _error_info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
+    """The first ErrorInfo. One that cannot be parsed counts as absent: it is not ours."""
     explanation = error_details_pb2.ErrorInfo()
     try:
-        for detail in status_pb2.Status.FromString(octets).details:
+        for detail in status.details:
             if detail.Is(explanation.DESCRIPTOR):
                 detail.Unpack(explanation)
                 return explanation

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from blobstore import names, records, whole
-from blobstore.store import BlobMissing, BlobStore
+from blobstore import records, whole
+from blobstore.store import BlobStore
 from learning.federated import Admission, RoundStatus, State
 from learning.ids import ParticipantId, TaskId
 from learning.policy import MAX_STALENESS
@@ -94,12 +94,8 @@ class Counted:
         """Where the version that is being made exists already: the store has lost its newest writes, and the round will
         be over without another look at who is in it. What is in that version may be in no admission any more."""
         number = status.number + 1
-        try:
-            await self._blobs.size(names.ledger_entry(status.task_id, number))
-        except BlobMissing:
-            return {}
         if not await whole.is_whole(self._blobs, status.task_id, number):
-            return {}  # it will be made once more
+            return {}  # it does not exist yet, or will be made once more
         entry = await records.read_ledger_entry(self._blobs, status.task_id, number)
         return await off_loop(_LINE_BYTES * len(entry.contributions), _admissions, entry, status.number)
 

@@ -46,6 +46,14 @@ def settings(services: Services, request: pytest.FixtureRequest) -> GatewaySetti
     )
 
 
+@pytest_asyncio.fixture
+async def clients(settings: GatewaySettings) -> AsyncIterator[ServiceClients]:
+    """Channels to the recorders, for parts of a gateway."""
+    opened = ServiceClients.open(settings)
+    yield opened
+    await opened.close()
+
+
 @dataclass
 class Running:
     """A gateway with a server around it."""

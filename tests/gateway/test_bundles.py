@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from disco.aggregator.v1.aggregator_service_pb2 import HandOverContributionsRequest
 from disco.aggregator.v1.handover_pb2 import HandedOver
 from disco.aggregator.v1.round_pb2 import Receipt
@@ -14,19 +12,11 @@ from disco.aggregator.v1.round_pb2 import Receipt
 from gateway import bundles as bundles_module
 from gateway.bundles import MAX_TOGETHER, QUIET_TURNS, Bundles
 from gateway.service_clients import ServiceClients
-from gateway.settings import GatewaySettings
 from gateway.submitting import Submitting
 from learning.refusals import Fault, NotHandedOver, RoundStale, StoreUnavailable, WeightsNotFinite
 from tests.gateway.recorders import Services
 
 WHO = [f"p{number}" for number in range(5)]
-
-
-@pytest_asyncio.fixture
-async def clients(settings: GatewaySettings) -> AsyncIterator[ServiceClients]:
-    opened = ServiceClients.open(settings)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from disco.task.v1.task_pb2 import Model
 
 from gateway.dialects.registry import RENDERINGS
 from gateway.http_bodies import ServedBody, StreamedBody
 from gateway.models import Models
 from gateway.service_clients import ServiceClients
-from gateway.settings import GatewaySettings
 from learning.refusals import StoreUnavailable, TaskNotFound, TooLarge
 from tests.gateway.recorders import Services, weights_of
-
-
-@pytest_asyncio.fixture
-async def clients(settings: GatewaySettings) -> AsyncIterator[ServiceClients]:
-    opened = ServiceClients.open(settings)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

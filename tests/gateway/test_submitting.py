@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from gateway.service_clients import ServiceClients
-from gateway.settings import GatewaySettings
 from gateway.submitting import Submitting
 from rpc import handover as handover_module
 from rpc.chunks import CHUNK_BYTES
@@ -42,13 +40,6 @@ def handovers(tmp_path: Path) -> Iterator[tuple[Handover, Handover]]:
         assert ours is not None
         assert theirs is not None
         yield ours, theirs
-
-
-@pytest_asyncio.fixture
-async def clients(settings: GatewaySettings) -> AsyncIterator[ServiceClients]:
-    opened_clients = ServiceClients.open(settings)
-    yield opened_clients
-    await opened_clients.close()
 
 
 async def submit(submitting: Submitting, weights: bytes) -> None:

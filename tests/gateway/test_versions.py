@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
-import pytest_asyncio
 from disco.aggregator.v1.aggregator_service_pb2 import NewVersion
 
 from gateway import versions as versions_module
 from gateway.dialects.messages import Latest, Welcome
 from gateway.dialects.registry import DIALECTS
 from gateway.service_clients import ServiceClients
-from gateway.settings import GatewaySettings
 from gateway.versions import Versions
 from learning.refusals import StoreUnavailable, TooLarge
 from rpc.handover import Handover, opened
 from tests.gateway.recorders import Services, weights_of
 
 G21 = DIALECTS["g21"]
-
-
-@pytest_asyncio.fixture
-async def clients(settings: GatewaySettings) -> AsyncIterator[ServiceClients]:
-    opened = ServiceClients.open(settings)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
